@@ -1,0 +1,3 @@
+module github.com/linkspan/linkspan
+
+go 1.26.0
