@@ -1,3 +1,5 @@
 module github.com/linkspan/linkspan
 
 go 1.26.0
+
+require go.yaml.in/yaml/v4 v4.0.0 // indirect
