@@ -1,0 +1,345 @@
+package expression
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/expr-lang/expr/builtin"
+
+	"github.com/linkspan/linkspan/internal/jsonscan"
+	"github.com/linkspan/linkspan/message"
+)
+
+// maxText bounds every text that an expression makes.
+const maxText = 4 << 20
+
+// maxTicks bounds the runs of all closure bodies in one evaluation.
+const maxTicks = 200_000
+
+// failure is a run-time error of our own functions. Its text is fixed: it never
+// quotes data.
+type failure struct {
+	code string
+	text string
+}
+
+// Error implements error.
+func (f *failure) Error() string { return f.text }
+
+func errTypes(what string) error { return &failure{code: "LS2205", text: what} }
+func errTooBig() error {
+	return &failure{code: "LS2206", text: "the result is larger than expressions may make"}
+}
+
+func builtinNames() []string {
+	names := []string{"decimal"}
+	for _, b := range builtin.Builtins {
+		names = append(names, b.Name)
+	}
+	return names
+}
+
+// typedFunctions are the functions that users see beyond the engine's own, for the
+// type check.
+func typedFunctions() []function {
+	return []function{{name: "decimal", call: func(args ...any) (any, error) { return toDecimal(args[0]) }, types: []any{new(func(any) any)}}}
+}
+
+func runtimeFunctions(p *Program) []function {
+	fns := append(typedFunctions(),
+		function{name: fnGet, call: func(a ...any) (any, error) { return p.get(a[0].(*Env), a[1].(int)) }},
+		function{name: fnExact, call: func(a ...any) (any, error) { return p.digits(a[0].(*Env), a[1].(int)) }},
+		function{name: fnHeader, call: header},
+		function{name: fnProp, call: func(a ...any) (any, error) { return property(a[0].(*Env).Message, a[1].(string)), nil }},
+		function{name: fnAll, call: all},
+		function{name: fnNow, call: func(a ...any) (any, error) { return a[0].(*Env).Message.Time, nil }},
+		function{name: fnTick, call: tick},
+		function{name: fnNeg, call: func(a ...any) (any, error) { return negate(a[0]) }},
+	)
+	fns = append(fns, arithmeticFunctions()...)
+	return append(fns, safeBuiltins()...)
+}
+
+func tick(a ...any) (any, error) {
+	e := a[0].(*Env)
+	e.ticks++
+	if e.ticks > maxTicks {
+		return nil, &failure{code: "LS2206", text: "the expression ran longer than it may"}
+	}
+	return a[1], nil
+}
+
+// get returns the decoded value of a payload read, with the meaning that the
+// language gives to absent parents: an error, unless the access is optional.
+func (p *Program) get(e *Env, index int) (any, error) {
+	r := &p.reads[index]
+	if raw, ok := e.Doc.Get(r.Slot); ok {
+		v, err := jsonscan.DecodeScanned(raw)
+		if err != nil {
+			return nil, &failure{code: "LS2207", text: "a number is out of range"}
+		}
+		return v, nil
+	}
+	return nil, r.absent(e)
+}
+
+// absent returns nil when reading the absent path gives null, and the error if not.
+func (r *Read) absent(e *Env) error {
+	for i := range r.Path {
+		raw, ok := e.Doc.Get(r.slots[i])
+		kind := jsonscan.Null
+		if ok {
+			kind = jsonscan.KindOf(raw)
+		}
+		switch {
+		case kind == jsonscan.Null && r.optional[i]:
+			return nil
+		case kind == jsonscan.Null:
+			return &failure{code: "LS2202", text: fmt.Sprintf("%s is absent or null; write ?. to allow that", pathName(r.Path[:i]))}
+		case kind == jsonscan.Object && r.Path[i].Kind == jsonscan.Member:
+		case kind == jsonscan.Array && r.Path[i].Kind == jsonscan.Index:
+			if _, there := e.Doc.Get(r.slots[i+1]); !there {
+				return &failure{code: "LS2203", text: fmt.Sprintf("%s has fewer elements", pathName(r.Path[:i]))}
+			}
+		default:
+			return &failure{code: "LS2205", text: fmt.Sprintf("%s has another shape than the expression needs", pathName(r.Path[:i]))}
+		}
+	}
+	return nil
+}
+
+// digits returns a payload number as json.Number, so that decimal() sees its text.
+func (p *Program) digits(e *Env, index int) (any, error) {
+	raw, ok := e.Doc.Get(p.reads[index].Slot)
+	if ok && jsonscan.KindOf(raw) == jsonscan.Number {
+		return json.Number(string(raw)), nil
+	}
+	return p.get(e, index)
+}
+
+func header(a ...any) (any, error) {
+	name, ok := a[1].(string)
+	if !ok {
+		return nil, errTypes("the name of a header must be a text")
+	}
+	v, found := a[0].(*Env).Message.Headers.Get(name)
+	if !found {
+		return nil, nil //nolint:nilnil // an absent header is null
+	}
+	return v.Any(), nil
+}
+
+func all(a ...any) (any, error) {
+	m := a[0].(*Env).Message
+	out := map[string]any{}
+	if a[1].(string) == rootHeaders {
+		for _, h := range slices.Backward(m.Headers) {
+			out[h.Name] = h.Value.Any()
+		}
+		return out, nil
+	}
+	for _, name := range propertyNames() {
+		out[name] = property(m, name)
+	}
+	return out, nil
+}
+
+func propertyNames() []string {
+	return []string{"id", "key", "topic", "time", "content_type", "correlation_id", "reply_to", "priority", "source", "attempt"}
+}
+
+func isProperty(name string) bool { return slices.Contains(propertyNames(), name) }
+
+func property(m *message.Message, name string) any {
+	switch name {
+	case "id":
+		return m.ID
+	case "key":
+		return string(m.Key)
+	case "topic":
+		return m.Topic
+	case "time":
+		return m.Time
+	case "content_type":
+		return m.ContentType
+	case "correlation_id":
+		return m.CorrelationID
+	case "reply_to":
+		return m.ReplyTo
+	case "priority":
+		return int(m.Priority)
+	case "source":
+		return m.Source
+	case "attempt":
+		return m.Attempt
+	default:
+		return nil
+	}
+}
+
+// safeBuiltins stand in for functions of the engine, with sorted order, bounded
+// growth and exact numbers.
+func safeBuiltins() []function {
+	return []function{
+		{name: "__keys", call: sortedKeys},
+		{name: "__values", call: sortedValues},
+		{name: "__toPairs", call: sortedPairs},
+		{name: "__int", call: func(a ...any) (any, error) { return toInt(a[0]) }},
+		{name: "__float", call: func(a ...any) (any, error) { return toFloat(a[0]) }},
+		{name: "__string", call: func(a ...any) (any, error) { return toText(a[0]) }},
+		{name: "__toJSON", call: func(a ...any) (any, error) { return toJSON(a[0]) }},
+		{name: "__fromJSON", call: func(a ...any) (any, error) { return fromJSON(a[0]) }},
+		{name: "__replace", call: replace},
+		{name: "__join", call: join},
+		{name: "__repeat", call: repeat},
+		{name: "__sum", call: func(a ...any) (any, error) { return sum(a[0]) }},
+	}
+}
+
+func mapOf(v any) (m map[string]any, keys []string, err error) {
+	m, ok := v.(map[string]any)
+	if !ok {
+		return nil, nil, errTypes("a mapping is needed")
+	}
+	keys = make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return m, keys, nil
+}
+
+func sortedKeys(a ...any) (any, error) {
+	_, keys, err := mapOf(a[0])
+	out := make([]any, len(keys))
+	for i, k := range keys {
+		out[i] = k
+	}
+	return out, err
+}
+
+func sortedValues(a ...any) (any, error) {
+	m, keys, err := mapOf(a[0])
+	out := make([]any, len(keys))
+	for i, k := range keys {
+		out[i] = m[k]
+	}
+	return out, err
+}
+
+func sortedPairs(a ...any) (any, error) {
+	m, keys, err := mapOf(a[0])
+	out := make([]any, len(keys))
+	for i, k := range keys {
+		out[i] = []any{k, m[k]}
+	}
+	return out, err
+}
+
+func toText(v any) (any, error) {
+	switch x := v.(type) {
+	case string:
+		return x, nil
+	case time.Time:
+		return x.UTC().Format(time.RFC3339Nano), nil
+	case time.Duration:
+		return x.String(), nil
+	case nil:
+		return "null", nil
+	default:
+		return toJSON(v)
+	}
+}
+
+func toJSON(v any) (any, error) {
+	text, err := appendJSON(nil, v, 0)
+	return string(text), err
+}
+
+func fromJSON(v any) (any, error) {
+	text, ok := v.(string)
+	if !ok {
+		return nil, errTypes("fromJSON needs a text")
+	}
+	if err := jsonscan.Check([]byte(text)); err != nil {
+		return nil, &failure{code: "LS2205", text: "fromJSON was given a text that is not JSON"}
+	}
+	out, err := jsonscan.Decode([]byte(text))
+	if err != nil {
+		return nil, &failure{code: "LS2207", text: "a number is out of range"}
+	}
+	return out, nil
+}
+
+func replace(a ...any) (any, error) {
+	s, ok1 := a[0].(string)
+	from, ok2 := a[1].(string)
+	to, ok3 := a[2].(string)
+	if !ok1 || !ok2 || !ok3 {
+		return nil, errTypes("replace needs texts")
+	}
+	n := -1
+	if len(a) == 4 {
+		limit, ok := a[3].(int)
+		if !ok {
+			return nil, errTypes("the fourth argument of replace must be a whole number")
+		}
+		n = limit
+	}
+	count := strings.Count(s, from)
+	if n >= 0 {
+		count = min(count, n)
+	}
+	if len(s)+count*max(len(to)-len(from), 0) > maxText {
+		return nil, errTooBig()
+	}
+	return strings.Replace(s, from, to, n), nil
+}
+
+func join(a ...any) (any, error) {
+	glue := ""
+	if len(a) == 2 {
+		g, ok := a[1].(string)
+		if !ok {
+			return nil, errTypes("the second argument of join must be a text")
+		}
+		glue = g
+	}
+	var parts []string
+	switch list := a[0].(type) {
+	case []string:
+		parts = list
+	case []any:
+		for _, item := range list {
+			s, ok := item.(string)
+			if !ok {
+				return nil, errTypes("join needs a list of texts")
+			}
+			parts = append(parts, s)
+		}
+	default:
+		return nil, errTypes("join needs a list of texts")
+	}
+	size := len(glue) * len(parts)
+	for _, s := range parts {
+		if size += len(s); size > maxText {
+			return nil, errTooBig()
+		}
+	}
+	return strings.Join(parts, glue), nil
+}
+
+func repeat(a ...any) (any, error) {
+	s, ok1 := a[0].(string)
+	n, ok2 := a[1].(int)
+	if !ok1 || !ok2 || n < 0 {
+		return nil, errTypes("repeat needs a text and a count of zero or more")
+	}
+	if n > maxText || len(s)*n > maxText {
+		return nil, errTooBig()
+	}
+	return strings.Repeat(s, n), nil
+}
