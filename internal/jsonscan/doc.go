@@ -39,6 +39,7 @@ func (s *span) add(all *[]match, start, end int) {
 // return the error, Get finds nothing, Unset does nothing, and Err tells.
 type Doc struct {
 	set     *Set
+	nodes   []node // of the set
 	raw     []byte // the document as it was when it was last scanned
 	err     error
 	scanned bool
@@ -61,10 +62,10 @@ type Doc struct {
 func (d *Doc) Reset(set *Set, raw []byte) {
 	d.dropEdits()
 	if d.set != set {
-		d.set = set
+		d.set, d.nodes = set, nil
 		n, words := 0, 0
 		if set != nil {
-			n, words = set.Len(), set.words
+			n, words, d.nodes = set.Len(), set.words, set.nodes
 		}
 		d.spans = resize(d.spans, n)
 		d.own = resize(d.own, n)

@@ -12,12 +12,11 @@ const fewNames = 16
 // keepNames is the number of names whose memory a Doc keeps from message to message.
 const keepNames = 1 << 16
 
-// name is a member's name in an object that is still open.
+// name is a member's name in an object that is still open. One that had escapes lies in names.text, at ^off.
 type name struct {
 	key    uint64
 	off    int32
 	length int32
-	undone bool // the text lies in names.text because it had escapes
 }
 
 // names holds the names of all open objects, those of an inner object after those of the outer ones, and finds twins.
@@ -63,9 +62,9 @@ func (n *names) reset() {
 	}
 }
 
-func (n *names) bytes(raw []byte, e *name) []byte {
-	if e.undone {
-		raw = n.text
+func (n *names) bytes(raw []byte, e name) []byte {
+	if e.off < 0 {
+		raw, e.off = n.text, ^e.off
 	}
 	return raw[e.off : e.off+e.length]
 }
@@ -79,7 +78,7 @@ func (n *names) twin(raw []byte, first int) bool {
 	}
 	e := &n.list[last]
 	for i := first; i < last; i++ {
-		if o := &n.list[i]; o.key == e.key && bytes.Equal(n.bytes(raw, o), n.bytes(raw, e)) {
+		if o := &n.list[i]; o.key == e.key && bytes.Equal(n.bytes(raw, *o), n.bytes(raw, *e)) {
 			return true
 		}
 	}
@@ -102,14 +101,14 @@ func (n *names) insert(raw []byte, first, i int) (found bool) {
 		n.grow()
 	}
 	e := &n.list[i]
-	text := n.bytes(raw, e)
+	text := n.bytes(raw, *e)
 	// The same name in many open objects must not pile up in one place, so the object is part of the hash.
 	e.key = n.hash(text) + uint64(first)*0x9e3779b97f4a7c15
 	mask := len(n.tab) - 1
 	p := int(e.key) & mask
 	for ; n.tab[p] != 0; p = (p + 1) & mask {
 		at := int(n.tab[p]) - 1
-		if o := &n.list[at]; at >= first && o.key == e.key && bytes.Equal(n.bytes(raw, o), text) {
+		if o := &n.list[at]; at >= first && o.key == e.key && bytes.Equal(n.bytes(raw, *o), text) {
 			return true
 		}
 	}

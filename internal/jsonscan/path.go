@@ -119,7 +119,7 @@ func parseQuoted(s string, i int) (Elem, int, *PathError) {
 		text = strings.ReplaceAll(strings.ReplaceAll(text, `\'`, `'`), `"`, `\"`)
 	}
 	name, err := strconv.Unquote(`"` + text + `"`)
-	if err != nil || !utf8.ValidString(name) {
+	if err != nil || !utf8.ValidString(text) || !utf8.ValidString(name) {
 		return Elem{}, i, &PathError{s, i, "the quoted name has an escape that is not known or is not valid UTF-8"}
 	}
 	if end++; end >= len(s) || s[end] != ']' {

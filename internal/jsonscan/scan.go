@@ -122,7 +122,12 @@ func (d *Doc) found(raw []byte, start, pos int, state int32) int {
 
 // note gives the value's span to the slots of its state.
 func (d *Doc) note(state int32, start, end int) {
-	for _, slot := range d.set.nodes[state].slots {
+	n := &d.nodes[state]
+	if n.single >= 0 {
+		d.spans[n.single] = span{int32(start), int32(end)}
+		return
+	}
+	for _, slot := range n.slots {
 		if d.set.many[slot] {
 			d.spans[slot].add(&d.matches, start, end)
 		} else {
@@ -152,7 +157,13 @@ func (d *Doc) next(raw []byte, pos int) (int, int32) {
 		f := &d.stack[n-1]
 		switch raw[pos] {
 		case ',':
-			return d.first(raw, skip(raw, pos+1))
+			if pos++; pos < len(raw) && raw[pos] <= ' ' {
+				pos = skip(raw, pos)
+			}
+			if f.close == '}' {
+				return d.member(raw, pos, f)
+			}
+			return d.element(pos, f)
 		case f.close:
 			if f.close == '}' {
 				d.names.close(int(f.names))
@@ -170,14 +181,19 @@ func (d *Doc) next(raw []byte, pos int) (int, int32) {
 // value's state.
 func (d *Doc) first(raw []byte, pos int) (int, int32) {
 	f := &d.stack[len(d.stack)-1]
-	if f.close == ']' {
-		f.index++
-		if f.state < 0 {
-			return pos, none
-		}
-		return pos, d.set.nodes[f.state].elem(f.index)
+	if f.close == '}' {
+		return d.member(raw, pos, f)
 	}
-	return d.member(raw, pos, f)
+	return d.element(pos, f)
+}
+
+// element starts the element at pos.
+func (d *Doc) element(pos int, f *frame) (int, int32) {
+	f.index++
+	if f.state < 0 {
+		return pos, none
+	}
+	return pos, d.nodes[f.state].elem(f.index)
 }
 
 // member scans the name at pos and the colon after it.
@@ -185,59 +201,62 @@ func (d *Doc) member(raw []byte, pos int, f *frame) (int, int32) {
 	if pos >= len(raw) || raw[pos] != '"' {
 		return d.fail(CodeMalformed, pos), none
 	}
+	quote := pos
 	pos++
 	e := name{off: int32(pos)}
 	if pos+8 <= len(raw) {
 		w := load(raw, pos)
-		if m := special(w); m == 0 {
-			pos = plainEnd(raw, pos+8)
-		} else {
+		if m := special(w); m != 0 {
 			n := bits.TrailingZeros64(m) >> 3
 			pos += n
-			e.key = mix(w&(1<<(8*n)-1), 0, n)
+			e.key = mix(w&(1<<(8*n&63)-1), 0, n)
+		} else if pos = plainEnd(raw, pos+8); pos < len(raw) {
+			e.key = mix(w, load(raw, pos-8), pos-int(e.off))
 		}
 	} else {
 		pos = plainEnd(raw, pos)
+		e.key = keyOf(raw[e.off:pos])
 	}
-	if e.length = int32(pos) - e.off; pos < len(raw) && raw[pos] == '"' {
+	e.length = int32(pos) - e.off
+	if pos < len(raw) && raw[pos] == '"' {
 		pos++
-		if e.key == 0 || e.length >= 8 {
-			e.key = keyOf(raw[e.off : e.off+e.length])
-		}
-	} else if pos = d.oddName(raw, pos, &e); pos < 0 {
+	} else if e, pos = d.oddName(raw, int(e.off), pos); pos < 0 {
 		return -1, none
 	}
-	bit := uint64(1) << (e.key >> 58)
 	d.names.list = append(d.names.list, e)
+	bit := uint64(1) << (e.key >> 58)
 	if f.bloom&bit != 0 || len(d.names.list)-int(f.names) > fewNames {
 		if d.names.twin(raw, int(f.names)) {
-			return d.fail(CodeDuplicate, int(e.off)), none
+			return d.fail(CodeDuplicate, quote), none
 		}
 	}
 	f.bloom |= bit
 	state := f.state
 	if state >= 0 {
-		state = d.set.nodes[state].child(e.key, d.names.bytes(raw, &e))
+		state = d.nodes[state].child(e.key, d.names.bytes(raw, e))
+	}
+	if pos+1 < len(raw) && raw[pos] == ':' && raw[pos+1] > ' ' {
+		return pos + 1, state
 	}
 	return d.colon(raw, pos), state
 }
 
-// oddName goes on at the first byte of a name that is neither plain nor the closing quote, and undoes its escapes.
-func (d *Doc) oddName(raw []byte, pos int, e *name) int {
+// oddName goes on at the first byte, pos, of a name that is neither plain nor the closing quote, and undoes the escapes.
+func (d *Doc) oddName(raw []byte, start, pos int) (name, int) {
 	if pos = d.oddStringEnd(raw, pos); pos < 0 {
-		return -1
+		return name{}, -1
 	}
-	text := raw[e.off : pos-1]
-	e.length = int32(len(text))
+	text := raw[start : pos-1]
+	e := name{off: int32(start)}
 	if bytes.IndexByte(text, '\\') >= 0 {
-		e.undone = true
-		e.off = int32(len(d.names.text))
+		start = len(d.names.text)
+		e.off = ^int32(start)
 		d.names.text = appendText(d.names.text, text)
-		text = d.names.text[e.off:]
-		e.length = int32(len(text))
+		text = d.names.text[start:]
 	}
+	e.length = int32(len(text))
 	e.key = keyOf(text)
-	return pos
+	return e, pos
 }
 
 // colon skips the colon after a name and the white space around it.

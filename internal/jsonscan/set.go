@@ -123,11 +123,12 @@ func (s *Set) Slot(p Path) (slot int, ok bool) {
 
 // node is one state of the automaton that walks the document: the paths that a value can still lie on.
 type node struct {
-	slots []int32 // paths that end at the value
-	kids  []edge
-	tab   []int32 // open addressing over kids by key
-	index []indexEdge
-	each  int32 // state of the elements that index does not list
+	slots  []int32 // paths that end at the value
+	single int32   // the one of slots, if it is only one and names only one value; else none
+	kids   []edge
+	tab    []int32 // open addressing over kids by key
+	index  []indexEdge
+	each   int32 // state of the elements that index does not list
 }
 
 type edge struct {
@@ -208,6 +209,9 @@ func (c *compiler) state(slots []int) int32 {
 				each = append(each, k)
 			}
 		}
+	}
+	if n.single = n.slots[0]; len(n.slots) > 1 || c.set.many[n.single] {
+		n.single = none
 	}
 	for _, name := range slices.Sorted(maps.Keys(members)) {
 		n.kids = append(n.kids, edge{keyOf([]byte(name)), name, c.state(members[name])})
