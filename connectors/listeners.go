@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 )
@@ -20,7 +21,8 @@ type Listeners struct {
 // Listener is one open address with the value that its users share.
 type Listener struct {
 	net.Listener
-	// Shared is made by the first user of the address.
+	// Shared is made by the first user of the address. If it is an io.Closer, it is
+	// closed with the address, and waits for what it started.
 	Shared any
 }
 
@@ -82,6 +84,9 @@ func (l *Listeners) Close() error {
 	l.closed = true
 	var errs []error
 	for _, ln := range l.open {
+		if shared, ok := ln.Shared.(io.Closer); ok {
+			errs = append(errs, shared.Close())
+		}
 		if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}

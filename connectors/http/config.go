@@ -1,0 +1,180 @@
+package http
+
+import (
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/linkspan/linkspan/connectors"
+	"github.com/linkspan/linkspan/internal/config"
+	"github.com/linkspan/linkspan/internal/tlsconf"
+)
+
+// Spec describes the http connector.
+func Spec() connectors.Spec {
+	return connectors.Spec{
+		Name:   "http",
+		Source: connectors.SourceOf(connectors.Traits{Redelivers: true}, sourceDefaults, newSource),
+		Sink:   connectors.SinkOf(connectors.Traits{Confirms: true, Headers: true}, sinkDefaults, newSink),
+	}
+}
+
+// SourceConfig is what a user writes under `http:` of an input.
+type SourceConfig struct {
+	// Listen is the address, host:port. Several inputs may share it, with different
+	// paths.
+	Listen string `yaml:"listen,required"`
+	// Path is the path that receives. It starts with a slash; `/orders/*` takes
+	// everything below /orders/.
+	Path string `yaml:"path,required"`
+	// Methods are the methods that are taken. Default: POST.
+	Methods []string `yaml:"methods"`
+	// MaxBody is the largest body, after decompression. Default: the largest message
+	// that the queue takes, at most 1MiB.
+	MaxBody config.Size `yaml:"max_body"`
+	// MaxInFlight is the number of requests worked on at once; more are answered with
+	// 503. Default: 1024.
+	MaxInFlight int `yaml:"max_in_flight"`
+	// ReadTimeout is how long a client may take to send a body. Default: 30s.
+	ReadTimeout time.Duration `yaml:"read_timeout"`
+	// Wait is how long a request waits for room in the queue before it is answered
+	// with 503. Default: 5s.
+	Wait time.Duration `yaml:"wait"`
+	// ContentTypes are the media types that are taken, such as application/json or
+	// text/*. Empty: all.
+	ContentTypes []string `yaml:"content_types"`
+	// Auth is what a client must present. Absent: anyone may send.
+	Auth *Auth `yaml:"auth"`
+	// TLS makes the address speak TLS. All inputs on one address have the same.
+	TLS *tlsconf.Server `yaml:"tls"`
+}
+
+// Auth is a name and password, or a token.
+type Auth struct {
+	// Basic is a user and a password (RFC 7617).
+	Basic *Basic `yaml:"basic"`
+	// Bearer is a token (RFC 6750).
+	Bearer config.Secret `yaml:"bearer"`
+}
+
+// Basic is a user and a password.
+type Basic struct {
+	User     string        `yaml:"user,required"`
+	Password config.Secret `yaml:"password,required"`
+}
+
+func sourceDefaults() SourceConfig {
+	return SourceConfig{
+		Methods:     []string{http.MethodPost},
+		MaxInFlight: 1024,
+		ReadTimeout: 30 * time.Second,
+		Wait:        5 * time.Second,
+	}
+}
+
+// Check implements connectors.Checker.
+func (c *SourceConfig) Check(n config.Node, r *config.Report) {
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		r.Errorf(n.Get("listen"), "LS1150", "write host:port, such as 127.0.0.1:8080", "this is not an address to listen on")
+	}
+	if !strings.HasPrefix(c.Path, "/") || strings.Contains(strings.TrimSuffix(c.Path, "/*"), "*") {
+		r.Errorf(n.Get("path"), "LS1150", "write a path such as /orders, or /orders/* for everything below it", "this is not a path")
+	}
+	if len(c.Methods) == 0 {
+		r.Errorf(n.Get("methods"), "LS1150", "write [POST]", "no method is taken, so nothing can arrive")
+	}
+	for _, m := range c.Methods {
+		if !validMethod(m) {
+			r.Errorf(n.Get("methods"), "LS1150", "write methods in capitals, such as POST or PUT", "%q is not a method that carries a message", m)
+		}
+	}
+	if c.MaxInFlight < 1 || c.ReadTimeout <= 0 || c.Wait <= 0 {
+		r.Errorf(n, "LS1150", "leave them out to get the defaults", "max_in_flight, read_timeout and wait must be more than zero")
+	}
+	c.Auth.check(n.Get("auth"), r)
+}
+
+func (a *Auth) check(n config.Node, r *config.Report) {
+	if a != nil && (a.Basic == nil) == a.Bearer.IsZero() {
+		r.Errorf(n, "LS1150", "write `basic: {user: …, password: …}` or `bearer: …`", "exactly one of basic and bearer is needed")
+	}
+}
+
+func validMethod(m string) bool {
+	return slices.Contains([]string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodGet}, m)
+}
+
+// SinkConfig is what a user writes under `http:` of an output.
+type SinkConfig struct {
+	// URL is the endpoint, http or https.
+	URL config.Address `yaml:"url,required"`
+	// Method of the requests. Default: POST.
+	Method string `yaml:"method"`
+	// Headers are sent with each request. A value is text, or {expr: …}.
+	Headers headerOptions `yaml:"headers"`
+	// ContentType is sent in place of the message's own. Default: the message's own,
+	// else application/octet-stream.
+	ContentType string `yaml:"content_type"`
+	// Timeout bounds one request, from dialling to the last byte of the answer.
+	// Default: 10s.
+	Timeout time.Duration `yaml:"timeout"`
+	// MaxInFlight is the number of requests under way at once. Default: 16.
+	MaxInFlight int `yaml:"max_in_flight"`
+	// Auth is presented to the endpoint.
+	Auth *Auth `yaml:"auth"`
+	// TLS is used for https.
+	TLS *tlsconf.Client `yaml:"tls"`
+}
+
+// headerOptions are header names with their values, in the order of the file.
+type headerOptions []headerOption
+
+type headerOption struct {
+	Name  string
+	Value config.Option
+}
+
+// DecodeConfig implements config.Decoder.
+func (h *headerOptions) DecodeConfig(n config.Node, r *config.Report) {
+	if !n.IsMapping() {
+		r.Errorf(n, "LS1110", "write names and values", "a mapping of header names to values is needed here")
+		return
+	}
+	for _, f := range n.Fields() {
+		o := headerOption{Name: f.Name}
+		o.Value.DecodeConfig(f.Value, r)
+		if !validName(f.Name) || reserved(f.Name) || !validValue(o.Value.Literal) {
+			r.Errorf(f.Key, "LS1150", "use letters, digits and hyphens in the name and no line break in the value; content_type and auth have options of their own",
+				"this header cannot be set")
+		}
+		*h = append(*h, o)
+	}
+}
+
+func sinkDefaults() SinkConfig {
+	return SinkConfig{Method: http.MethodPost, Timeout: 10 * time.Second, MaxInFlight: 16}
+}
+
+// Check implements connectors.Checker.
+func (c *SinkConfig) Check(n config.Node, r *config.Report) {
+	if u := c.URL.URL(); u == nil || u.Scheme != "http" && u.Scheme != "https" {
+		r.Errorf(n.Get("url"), "LS1150", "write https://host/path", "only http and https can be called")
+	} else if u.User != nil {
+		r.Errorf(n.Get("url"), "LS1150", "write `auth: {basic: {user: …, password: …}}`", "a name and password do not belong into the address")
+	}
+	if !validMethod(c.Method) {
+		r.Errorf(n.Get("method"), "LS1150", "write POST, PUT, PATCH, DELETE or GET", "%q is not a method", c.Method)
+	}
+	if !validValue(c.ContentType) {
+		r.Errorf(n.Get("content_type"), "LS1150", "write a media type such as application/json", "this is not a media type")
+	}
+	if c.MaxInFlight < 1 || c.Timeout <= 0 {
+		r.Errorf(n, "LS1150", "leave them out to get the defaults", "max_in_flight and timeout must be more than zero")
+	}
+	c.Auth.check(n.Get("auth"), r)
+	if c.TLS != nil {
+		c.TLS.Check(n.Get("tls"), r)
+	}
+}
