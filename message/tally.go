@@ -4,7 +4,7 @@ package message
 // exactly one outcome per part; there is no other way out.
 type Outcome uint8
 
-// The outcomes.
+// The outcomes, from the mildest to the most severe.
 const (
 	// Pending: not settled yet.
 	Pending Outcome = iota
@@ -30,66 +30,66 @@ func (o Outcome) String() string {
 	}
 }
 
-// Tally counts, for each origin of a batch, the parts that are not settled. A
-// part is one descendant of the origin on one sink: a fan-out to three sinks makes
-// three parts of one, a split into five makes five.
+// Tally counts, for each message in flight in a lane (an origin), the parts that are
+// not settled. A part is one descendant of the origin on one sink: a fan-out to three
+// sinks makes three parts of one, a split into five makes five of one.
 //
 // An origin is done when its last part is settled, and never before: that is what
-// lets its offset be committed without losing a descendant. Tally is not safe for
-// concurrent use.
+// lets its offset be acknowledged without losing a descendant, however often parts
+// fail and are tried again. Tally is not safe for concurrent use.
 type Tally struct {
-	parts []tally
-	open  int
+	origins []origin
+	free    []int
 }
 
-type tally struct {
-	open  int32
+type origin struct {
+	open  int
 	worst Outcome
 }
 
-// Reset prepares the tally for n origins with one open part each.
-func (t *Tally) Reset(n int) {
-	if cap(t.parts) < n {
-		t.parts = make([]tally, n)
+// Begin opens an origin with one part and returns its index, which stays its own
+// until the origin is done.
+func (t *Tally) Begin() int {
+	if n := len(t.free); n > 0 {
+		i := t.free[n-1]
+		t.free = t.free[:n-1]
+		t.origins[i] = origin{open: 1}
+		return i
 	}
-	t.parts = t.parts[:n]
-	for i := range t.parts {
-		t.parts[i] = tally{open: 1}
-	}
-	t.open = n
+	t.origins = append(t.origins, origin{open: 1})
+	return len(t.origins) - 1
 }
 
-// Fork turns one open part of origin into n open parts. It panics when origin is
-// done already or n is less than one, because either would lose a message.
-func (t *Tally) Fork(origin, n int) {
-	p := &t.parts[origin]
-	if p.open == 0 || n < 1 {
+// Fork turns one open part of an origin into n open parts. It panics when the origin
+// is done or n is less than one, because either would lose a message.
+func (t *Tally) Fork(i, n int) {
+	o := &t.origins[i]
+	if o.open == 0 || n < 1 {
 		panic("message: fork of a settled origin")
 	}
-	p.open += int32(n) - 1 //nolint:gosec // a batch has far fewer parts
+	o.open += n - 1
 }
 
-// Settle closes one part of origin and reports whether that was the last one. It
-// panics when no part is open: settling twice would commit a sibling too early.
-func (t *Tally) Settle(origin int, o Outcome) (done bool) {
-	p := &t.parts[origin]
-	if p.open == 0 || o == Pending {
+// Settle closes one part of an origin. When it was the last, done is true and worst
+// is the most severe outcome among all parts; the index is free again then. It panics
+// when no part is open, because settling twice would acknowledge a sibling too early.
+func (t *Tally) Settle(i int, outcome Outcome) (worst Outcome, done bool) {
+	o := &t.origins[i]
+	if o.open == 0 || outcome == Pending {
 		panic("message: part settled twice")
 	}
-	p.open--
-	p.worst = max(p.worst, o)
-	if p.open > 0 {
-		return false
+	o.open--
+	o.worst = max(o.worst, outcome)
+	if o.open > 0 {
+		return Pending, false
 	}
-	t.open--
-	return true
+	t.free = append(t.free, i)
+	return o.worst, true
 }
 
-// Done reports whether every part of origin is settled.
-func (t *Tally) Done(origin int) bool { return t.parts[origin].open == 0 }
-
-// Outcome returns the most severe outcome among the settled parts of origin.
-func (t *Tally) Outcome(origin int) Outcome { return t.parts[origin].worst }
+// Last reports whether exactly one part of the origin is open, so that settling it
+// completes the origin.
+func (t *Tally) Last(i int) bool { return t.origins[i].open == 1 }
 
 // Open returns the number of origins that are not done.
-func (t *Tally) Open() int { return t.open }
+func (t *Tally) Open() int { return len(t.origins) - len(t.free) }
