@@ -30,20 +30,28 @@ func (k Kind) String() string {
 
 // Type is what a schema says about the shape of a value. The expression compiler
 // checks field names and operators against it. Types are immutable; Extend returns
-// changed copies.
+// changed copies. A Type is a tree: where a schema refers to itself, the repetition is
+// Any with all labels that can be in it.
 type Type struct {
 	Kind Kind
 	// Nullable: the value may be null.
 	Nullable bool
-	// Fields are the declared members of an object.
+	// Fields are the declared members of an object. They are kept for Any too, with
+	// the labels that they may have.
 	Fields map[string]*Type
 	// Open: the schema says explicitly that an object may have other members.
 	Open bool
-	// Items is the type of an array's elements. Nil: any.
+	// Closed: the schema says explicitly that an object has no other members. Validation sees to it.
+	Closed bool
+	// Rest is the type of other members, if the schema gives one.
+	Rest *Type
+	// Items is the type of an array's elements; for schemas by position it covers
+	// all. Nil: any.
 	Items *Type
 	// Required: the member must be present.
 	Required bool
-	// Labels are the classification labels (x-classification) of the value.
+	// Labels are the classification labels that stand at this place, sorted. Those of
+	// the places above it are not repeated.
 	Labels []string
 }
 

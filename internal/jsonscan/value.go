@@ -1,6 +1,7 @@
 package jsonscan
 
 import (
+	"encoding/json"
 	"errors"
 	"math"
 	"strconv"
@@ -106,7 +107,15 @@ func Decode(raw []byte) (any, error) {
 // DecodeScanned is Decode for a value that has passed a scan, alone or within its document. What has not passed one
 // may give a wrong value or an error, but no panic.
 func DecodeScanned(raw []byte) (any, error) {
-	var d decoder
+	return decode(decoder{}, raw)
+}
+
+// DecodeText is DecodeScanned with every number as the json.Number of its text.
+func DecodeText(raw []byte) (any, error) {
+	return decode(decoder{exact: true}, raw)
+}
+
+func decode(d decoder, raw []byte) (any, error) {
 	d.scan.raw = raw
 	v, pos := d.value(skip(raw, 0), 0)
 	if d.scan.err != nil {
@@ -119,7 +128,10 @@ func DecodeScanned(raw []byte) (any, error) {
 }
 
 // decoder reads Go values. The Doc lends it the grammar of strings and numbers.
-type decoder struct{ scan Doc }
+type decoder struct {
+	scan  Doc
+	exact bool // numbers keep their text
+}
 
 func (d *decoder) fail(pos int) (any, int) { return nil, d.scan.fail(CodeMalformed, pos) }
 
@@ -174,6 +186,9 @@ func (d *decoder) number(pos int) (any, int) {
 		return nil, end
 	}
 	text := string(raw[pos:end])
+	if d.exact {
+		return json.Number(text), end
+	}
 	if i, err := strconv.ParseInt(text, 10, 64); err == nil {
 		return int(i), end
 	}

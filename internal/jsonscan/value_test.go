@@ -140,6 +140,14 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+func TestDecodeText(t *testing.T) {
+	got, err := DecodeText([]byte(`{"a":[1.50,-0,1e400]}`))
+	want := map[string]any{"a": []any{json.Number("1.50"), json.Number("-0"), json.Number("1e400")}}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
+
 func TestAppend(t *testing.T) {
 	at := time.Date(2025, 3, 4, 5, 6, 7, 89, time.UTC)
 	var list []any
