@@ -34,12 +34,15 @@ type Binder interface {
 	Bind(ctx context.Context) error
 }
 
-// Sink takes messages out. Handle is called by one lane at a time for each
-// partition, and by several lanes concurrently.
+// Sink takes messages out. Handle is called concurrently by several lanes; messages
+// with equal Keys come from one lane. It keeps their order: when a message with a Key
+// is not taken, the later ones of the batch with the same Key are not taken either,
+// and are reported with message.ErrBehind.
 type Sink interface {
 	message.Handler
-	// Open connects. It is called before the first Handle, and again with backoff
-	// after it failed. A sink that connects per request returns nil.
+	// Open connects. It is called before the first Handle, and again, with backoff,
+	// after Open failed or Handle returned an error that is no *message.PartialError.
+	// It does nothing while the connection is good.
 	Open(ctx context.Context) error
 	// Close frees the connection, after the last Handle has returned.
 	Close(ctx context.Context) error
@@ -84,6 +87,9 @@ type Spec struct {
 type Traits struct {
 	// Redelivers: a message that was not acknowledged comes again (source).
 	Redelivers bool
+	// Answers: the sender waits for the outcome and can be told what is wrong with the
+	// content, so that it is checked before it is stored (source).
+	Answers bool
 	// Confirms: nil from Handle means that the peer has it (sink).
 	Confirms bool
 	// Headers: the protocol carries user headers (sink).

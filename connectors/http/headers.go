@@ -28,8 +28,7 @@ func consumed(name string) bool {
 	case "authorization", "cookie", "idempotency-key", "content-length", "content-type", "content-encoding", "accept-encoding":
 		return true
 	default:
-		// The connector's own headers must not be forged from outside.
-		return strings.HasPrefix(name, "http.")
+		return false
 	}
 }
 

@@ -174,3 +174,52 @@ func readPool(name string) (*x509.CertPool, error) {
 	}
 	return pool, nil
 }
+
+// Either is the `tls:` of a connector end that can listen or dial.
+type Either struct {
+	// Cert and Key are PEM files that identify this side. Needed to listen.
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+	// ClientCA makes a listener demand client certificates signed by one of these
+	// authorities (a PEM file).
+	ClientCA string `yaml:"client_ca"`
+	// CA are the authorities that a dialled peer is verified against (a PEM file).
+	// Empty: those of the system.
+	CA string `yaml:"ca"`
+	// ServerName is the name that a dialled peer's certificate must carry. Empty: the
+	// host that is dialled.
+	ServerName string `yaml:"server_name"`
+	// InsecureSkipVerify accepts any certificate of a dialled peer.
+	InsecureSkipVerify bool `yaml:"insecure_skip_verify"`
+}
+
+// Server returns the part of a listener. It is nil for nil.
+func (e *Either) Server() *Server {
+	if e == nil {
+		return nil
+	}
+	return &Server{Cert: e.Cert, Key: e.Key, ClientCA: e.ClientCA}
+}
+
+// Client returns the part of something that dials. It is nil for nil.
+func (e *Either) Client() *Client {
+	if e == nil {
+		return nil
+	}
+	return &Client{CA: e.CA, Cert: e.Cert, Key: e.Key, ServerName: e.ServerName, InsecureSkipVerify: e.InsecureSkipVerify}
+}
+
+// Check reports what cannot work or is unsafe, for the side that is used.
+func (e *Either) Check(listens bool, n config.Node, r *config.Report) {
+	switch {
+	case e == nil:
+	case !listens && e.ClientCA != "":
+		r.Errorf(n.Get("client_ca"), "LS1150", "name the peer's authority with `ca:`", "client_ca is for a listener")
+	case !listens:
+		e.Client().Check(n, r)
+	case e.Cert == "" || e.Key == "":
+		r.Errorf(n, "LS1150", "add `cert:` and `key:`", "a listener needs a certificate and its key")
+	case e.CA != "" || e.ServerName != "" || e.InsecureSkipVerify:
+		r.Errorf(n, "LS1150", "remove ca, server_name and insecure_skip_verify", "these verify a peer that is dialled; a listener verifies clients with client_ca")
+	}
+}
