@@ -1,0 +1,286 @@
+package journal
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/linkspan/linkspan/message"
+	"github.com/linkspan/linkspan/queue"
+)
+
+// batchHead is the room in front of the records for the header of the frame, and for
+// that of the segment if the batch begins one.
+const batchHead = 2 * headerSize
+
+// batch is what one commit makes stable: a frame that fills while the one before it
+// is being synced.
+type batch struct {
+	buf    []byte
+	count  uint32
+	urgent bool          // somebody waits for it
+	due    time.Time     // when it is committed although nobody waits
+	then   []func()      // run when it is stable, before anybody is told
+	taken  chan struct{} // closed when nothing can be added any more
+	done   chan struct{} // closed when it is stable, or err is set
+	err    error
+	// Where it goes; set when it is taken.
+	seg   *segment
+	pos   int64
+	fresh bool
+}
+
+func newBatch(buf []byte) *batch {
+	return &batch{
+		buf:   append(buf[:0], make([]byte, batchHead)...),
+		taken: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
+// frame returns the frame, with room for its header in front.
+func (b *batch) frame() []byte { return b.buf[headerSize:] }
+
+func (b *batch) records() []byte { return b.buf[batchHead:] }
+
+func (b *batch) finish(err error) {
+	b.err = err
+	close(b.done)
+}
+
+// wait returns when the batch is stable.
+func (b *batch) wait(ctx context.Context) error {
+	select {
+	case <-b.done:
+		return b.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// unit is what one call adds to a batch. It is encoded before any lock is taken.
+type unit struct {
+	buf   []byte
+	parts []part
+	then  func()
+}
+
+// part is a run of records of a unit. Those of a topic get their offsets when the
+// unit joins a batch.
+type part struct {
+	topic *topic // nil: not a publish
+	count int
+	first uint64
+}
+
+func (u *unit) reset() {
+	u.buf, u.then = u.buf[:0], nil
+	clear(u.parts)
+	u.parts = u.parts[:0]
+}
+
+// publish encodes messages for a topic.
+func (u *unit) publish(t *topic, msgs []message.Message) error {
+	for i := range msgs {
+		if msgs[i].Size() > maxMessage {
+			return fmt.Errorf("publish to topic %q: %w", t.name, message.ErrTooLarge)
+		}
+		var at int
+		u.buf, at = beginRecord(u.buf, recordPublish, t.id, 0)
+		u.buf = appendMessage(u.buf, &msgs[i])
+		if len(u.buf) > maxUnit {
+			return fmt.Errorf("publish to topic %q: %w", t.name, message.ErrTooLarge)
+		}
+		endRecord(u.buf, at)
+	}
+	u.parts = append(u.parts, part{topic: t, count: len(msgs)})
+	return nil
+}
+
+// ack encodes acknowledgements. The offsets are sorted.
+func (u *unit) ack(s *subscriber, offsets []uint64) {
+	u.buf = appendAck(u.buf, s.id, offsets)
+	u.parts = append(u.parts, part{count: 1})
+}
+
+// appendAck encodes sorted offsets as ranges: the length of the first, and for each
+// other one the distance to the end of the one before and the length.
+func appendAck(b []byte, id uint32, offsets []uint64) []byte {
+	b, at := beginRecord(b, recordAck, id, offsets[0])
+	end := offsets[0]
+	for i := 0; i < len(offsets); {
+		j := i + 1
+		for j < len(offsets) && offsets[j] <= offsets[j-1]+1 {
+			j++
+		}
+		if i > 0 {
+			b = binary.AppendUvarint(b, offsets[i]-end)
+		}
+		end = offsets[j-1] + 1
+		b = binary.AppendUvarint(b, end-offsets[i])
+		i = j
+	}
+	endRecord(b, at)
+	return b
+}
+
+// decodeAck calls f for each range of an acknowledgement until it returns false.
+func decodeAck(r *record, f func(first, end uint64) bool) {
+	at, b := r.offset, r.body
+	for i := 0; len(b) > 0; i++ {
+		v, n := binary.Uvarint(b)
+		if n <= 0 || v > maxOffset-min(at, maxOffset) {
+			return
+		}
+		b = b[n:]
+		if i%2 == 0 && !f(at, at+v) {
+			return
+		}
+		at += v
+	}
+}
+
+// maxOffset keeps arithmetic on offsets away from overflow.
+const maxOffset = 1 << 62
+
+// join adds the unit to the open batch, giving its messages their offsets. It waits
+// while the batch is full, and refuses while the disk is.
+func (e *Engine) join(ctx context.Context, u *unit, publishes bool) (*batch, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for {
+		if err := e.usable(); err != nil {
+			return nil, err
+		}
+		wait, err := e.admit(len(u.buf), publishes)
+		if err != nil {
+			return nil, err
+		}
+		if wait == nil {
+			return e.add(u), nil
+		}
+		e.mu.Unlock()
+		select {
+		case <-wait:
+			e.mu.Lock()
+		case <-ctx.Done():
+			e.mu.Lock()
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// usable returns why the engine takes nothing any more, or nil.
+func (e *Engine) usable() error {
+	switch {
+	case e.err != nil:
+		return e.err
+	case e.closing:
+		return queue.ErrClosed
+	case e.o.ReadOnly:
+		return fmt.Errorf("write to a queue that is open for reading: %w", queue.ErrUnsupported)
+	}
+	return nil
+}
+
+// admit decides whether n more bytes may join the open batch. It returns a channel to
+// wait on when the answer may change.
+func (e *Engine) admit(n int, publishes bool) (<-chan struct{}, error) {
+	used := len(e.batch.records())
+	if used > 0 && used+n > maxBatch {
+		return e.batch.taken, nil
+	}
+	need := frameSize(used + n)
+	switch {
+	case !publishes:
+		return nil, nil //nolint:nilnil // no need to wait
+	case e.full && !e.mayFill(need):
+		return nil, message.ErrDiskFull
+	case need <= e.room:
+		return nil, nil //nolint:nilnil // no need to wait
+	case len(e.spares) == 0:
+		return e.changed, nil
+	case need > e.spares[0].size-headerSize:
+		return nil, e.roomToGrow(need)
+	}
+	return nil, nil //nolint:nilnil // no need to wait
+}
+
+// mayFill reports whether publishes may use the active segment, or the spare behind
+// it, although the disk is full. What is left is for those who free space; but a
+// segment that is consumed can be freed only when there is a next one.
+func (e *Engine) mayFill(need int64) bool {
+	if len(e.spares) == 0 {
+		return false
+	}
+	return need <= e.room || e.active != nil && need <= e.spares[0].size-headerSize && e.index.settled(e.active)
+}
+
+// roomToGrow checks that a frame that is larger than a whole segment can make it grow.
+func (e *Engine) roomToGrow(need int64) error {
+	space, err := e.fs.Space(e.dir)
+	if err != nil {
+		return fmt.Errorf("ask for free space: %w", err)
+	}
+	if space.Free < uint64(need)+e.reserve(space) { //nolint:gosec // never negative
+		return message.ErrDiskFull
+	}
+	return nil
+}
+
+// add appends the unit to the open batch. The lock is held.
+func (e *Engine) add(u *unit) *batch {
+	b := e.batch
+	at := len(b.buf)
+	b.buf = append(b.buf, u.buf...)
+	for i := range u.parts {
+		p := &u.parts[i]
+		if p.topic != nil {
+			p.first = p.topic.next
+			p.topic.next += uint64(p.count) //nolint:gosec // never negative
+		}
+		for k := range p.count {
+			r := b.buf[at:]
+			if p.topic != nil {
+				binary.LittleEndian.PutUint64(r[12:], p.first+uint64(k)) //nolint:gosec // never negative
+			}
+			at += recordHeader + int(binary.LittleEndian.Uint32(r))
+		}
+		b.count += uint32(p.count) //nolint:gosec // bounded by maxUnit
+	}
+	if u.then != nil {
+		b.then = append(b.then, u.then)
+	}
+	if !b.urgent {
+		b.urgent = true
+		signal(e.wake)
+	}
+	return b
+}
+
+// addAck appends an acknowledgement, which waits for company.
+func (e *Engine) addAck(s *subscriber, offsets []uint64) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.usable(); err != nil {
+		return err
+	}
+	b := e.batch
+	b.buf = appendAck(b.buf, s.id, offsets)
+	b.count++
+	if b.due.IsZero() {
+		b.due = time.Now().Add(e.o.AckDelay)
+		if !b.urgent {
+			signal(e.wake)
+		}
+	}
+	return nil
+}
+
+// signal leaves a token in a channel of capacity one.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,148 @@
+package journal
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// blockSize is how much of a segment one entry of the index covers, at least; a block
+// ends with the frame that fills it. It is the unit of reading.
+const blockSize = 64 * kib
+
+// block is a part of a segment in memory: whole frames that were verified, and where
+// each topic's records are in them.
+type block struct {
+	at      place
+	covered int64 // bytes on disk that it stands for
+	frames  []byte
+	runs    map[uint32]*track
+}
+
+// track is where the consecutive records of a topic are. A spot that is zero has no
+// record: it was damaged.
+type track struct {
+	first uint64
+	spots []spot
+}
+
+type spot struct {
+	frame  uint32
+	record uint32
+}
+
+func (r *track) find(offset uint64) (spot, bool) {
+	if offset < r.first || offset-r.first >= uint64(len(r.spots)) {
+		return spot{}, false
+	}
+	s := r.spots[offset-r.first]
+	return s, s.record != 0
+}
+
+// append adds an intact frame that takes size bytes on disk. What readers hold of the
+// block stays as it is.
+func (b *block) append(frame []byte, size int64) {
+	if b.frames == nil {
+		b.frames = make([]byte, 0, max(len(frame), min(blockSize+16*kib, 4*len(frame))))
+	}
+	base := len(b.frames)
+	b.frames = append(b.frames, frame...)
+	b.covered += size
+	body := frame[headerSize : headerSize+frameBody(frame)]
+	var last *track
+	var lastID uint32
+	for at, r := range records(body) {
+		if r.kind != recordPublish {
+			continue
+		}
+		if last == nil || r.id != lastID {
+			if last = b.runs[r.id]; last == nil {
+				last = &track{first: r.offset}
+				b.runs[r.id] = last
+			}
+			lastID = r.id
+		}
+		last.put(r.offset, spot{frame: uint32(base), record: uint32(base + headerSize + at)}) //nolint:gosec // a block is far below 4 GiB
+	}
+}
+
+// put records where an offset is. Offsets that repeat are ignored.
+func (r *track) put(offset uint64, s spot) {
+	next := r.first + uint64(len(r.spots))
+	if offset < next || offset-next > maxUnit {
+		return
+	}
+	for ; next < offset; next++ {
+		r.spots = append(r.spots, spot{})
+	}
+	r.spots = append(r.spots, s)
+}
+
+// damage is a range of a segment that did not verify.
+type damage struct {
+	at   place
+	data []byte
+	lost []record // headers of records that are known to be lost
+
+	frames uint64 // how many are missing, if known
+}
+
+// parseBlock verifies what was read at a place. Damaged ranges are replaced by what
+// could be saved of them, so that readers meet intact frames only.
+func parseBlock(at place, data []byte, epoch uint64) (*block, []damage) {
+	b := &block{at: at, runs: map[uint32]*track{}}
+	var bad []damage
+	var last frameHeader
+	for pos := 0; pos < len(data); {
+		h, _, ok := decodeFrame(data[pos:])
+		ok = ok && h.epoch == epoch && int64(pos)+h.size() <= int64(len(data))
+		if ok {
+			frame := data[pos : pos+int(h.size())]
+			if checksum(frame[headerSize:headerSize+h.body]) == h.bodyCRC {
+				b.append(frame, h.size())
+				pos, last = pos+len(frame), h
+				continue
+			}
+			last = h
+		}
+		end := len(data)
+		if ok {
+			end = pos + int(h.size())
+		} else if next := findFrame(data, pos+frameAlign, epoch); next >= 0 {
+			end = next
+		}
+		frame, lost := repair(data[pos:end], last, epoch)
+		bad = append(bad, damage{at: at + place(pos), data: data[pos:end], lost: lost}) //nolint:gosec // never negative
+		b.append(frame, int64(end-pos))
+		pos = end
+	}
+	return b, bad
+}
+
+// findFrame returns the position of the next intact header of this epoch, or -1.
+func findFrame(data []byte, from int, epoch uint64) int {
+	var pattern [8]byte
+	binary.LittleEndian.PutUint64(pattern[:], epoch)
+	for from+headerSize <= len(data) {
+		i := bytes.Index(data[from+8:], pattern[:])
+		if i < 0 {
+			return -1
+		}
+		from += i
+		if h, _, ok := decodeFrame(data[from:]); ok && from%frameAlign == 0 && h.epoch == epoch {
+			return from
+		}
+		from++
+	}
+	return -1
+}
+
+// repair makes an intact frame of the records in damaged bytes that verify. like is
+// the header of the damaged frame, or of the one before it, for the time.
+func repair(damaged []byte, like frameHeader, epoch uint64) (frame []byte, lost []record) {
+	good, count, lost := salvage(damaged, seed(epoch))
+	like.epoch, like.body, like.count, like.bodyCRC = epoch, uint32(len(good)), count, checksum(good) //nolint:gosec // shorter than what it came from
+	frame = make([]byte, headerSize, like.size())
+	like.encode(frame)
+	frame = append(frame, good...)
+	return frame[:like.size()], lost
+}

@@ -1,0 +1,416 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/linkspan/linkspan/internal/run"
+	"github.com/linkspan/linkspan/internal/vfs"
+	"github.com/linkspan/linkspan/message"
+	"github.com/linkspan/linkspan/queue"
+)
+
+// Engine implements queue.Engine on a data directory.
+type Engine struct {
+	fs    vfs.FS
+	dir   string
+	o     Options
+	log   *slog.Logger
+	lock  io.Closer
+	units sync.Pool
+
+	index     index
+	committer committer
+
+	group      *run.Group
+	wake       chan struct{} // the committer
+	work       chan struct{} // the keeper
+	quit       chan struct{} // closed when the keeper shall end
+	keeperDone chan struct{}
+	closed     chan struct{} // closed when everything is
+	closeErr   error         // set before closed is
+	retired    []*segment    // the keeper's: free when the next checkpoint is stable
+
+	mu      sync.Mutex
+	err     error // why storage failed
+	closing bool
+	batch   *batch
+	buffer  []byte // for the next batch
+	topics  map[string]*topic
+	subs    []*subscriber
+	// Where the next frame goes: the active segment, from pos on, if room is enough.
+	active *segment
+	pos    int64
+	room   int64
+	rolled bool // a segment was begun
+	// What the keeper keeps.
+	spares      []*segment
+	changed     chan struct{} // closed and replaced when spares or full change
+	nextSegment uint64
+	makeSize    int64
+	full        bool
+	carried     []*segment
+	// Checkpoints.
+	pending        *snapshot
+	wantCheckpoint bool
+	lastCheckpoint uint64
+	lastTopic      uint32
+	lastSub        uint32
+	found          Report
+}
+
+// Open opens the data directory and creates it when it is new. What a crash left
+// behind is recovered; see [Engine.Report] for what was found.
+func Open(ctx context.Context, dir string, o Options) (*Engine, error) {
+	o = o.withDefaults()
+	e := &Engine{
+		fs: o.FS, dir: dir, o: o, log: o.Logger,
+		wake: make(chan struct{}, 1), work: make(chan struct{}, 1), changed: make(chan struct{}),
+		quit: make(chan struct{}), keeperDone: make(chan struct{}), closed: make(chan struct{}),
+		topics: map[string]*topic{}, makeSize: o.SegmentSize, batch: newBatch(nil),
+	}
+	e.units.New = func() any { return &unit{} }
+	e.index = index{topics: map[uint32]*topic{}, cache: newCache(o.CacheBytes)}
+	if err := e.prepare(); err != nil {
+		return nil, fmt.Errorf("open queue %s: %w", dir, errors.Join(err, e.release()))
+	}
+	r, err := e.recoverState(ctx)
+	if err == nil && !o.ReadOnly {
+		err = e.resume(r)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open queue %s: %w", dir, errors.Join(err, e.release()))
+	}
+	if o.ReadOnly {
+		e.spares = r.spares
+		return e, nil
+	}
+	// The engine lives until Close, not until the caller's context ends.
+	e.group = run.NewGroup(context.WithoutCancel(ctx))
+	e.group.Go("queue committer", e.commitLoop)
+	e.group.Go("queue keeper", e.keeperLoop)
+	return e, nil
+}
+
+// resume makes what was found stable and decides where to go on.
+func (e *Engine) resume(r *recovery) error {
+	for _, s := range r.replayed {
+		// The process may have died between write and sync.
+		if err := s.file.Datasync(); err != nil {
+			return fmt.Errorf("sync segment: %w", err)
+		}
+	}
+	last := uint64(0)
+	if n := len(e.index.segments); n > 0 {
+		s := e.index.segments[n-1]
+		last = s.number
+		if r.marked {
+			e.active, e.pos, e.room = s, s.end, s.size-s.end
+			e.committer.marked = true
+		}
+	}
+	e.nextSegment = last + 1
+	for _, s := range r.spares {
+		e.nextSegment = max(e.nextSegment, s.number+1)
+		if s.number > last && s.size >= e.o.SegmentSize {
+			e.spares = append(e.spares, s)
+			e.makeSize = min(max(e.makeSize, s.size), e.o.MaxSegmentSize)
+		} else {
+			e.retired = append(e.retired, s)
+		}
+	}
+	for number := range r.files {
+		if e.index.live(number) == nil && !slices.ContainsFunc(r.spares, func(s *segment) bool { return s.number == number }) {
+			f, err := e.openSegment(number)
+			if err != nil {
+				return err
+			}
+			size, err := f.Size()
+			if err != nil {
+				return fmt.Errorf("read segment: %w", err)
+			}
+			e.retired = append(e.retired, &segment{number: number, file: f, size: size})
+			e.nextSegment = max(e.nextSegment, number+1)
+		}
+	}
+	return nil
+}
+
+// Topic implements queue.Engine.
+func (e *Engine) Topic(ctx context.Context, name string) (queue.Topic, error) {
+	e.mu.Lock()
+	t := e.topics[name]
+	if t != nil {
+		err := e.readableLocked()
+		e.mu.Unlock()
+		if err == nil {
+			err = e.settle(ctx, t.made, nil)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open topic %q: %w", name, err)
+		}
+		return t, nil
+	}
+	if e.o.ReadOnly {
+		e.mu.Unlock()
+		return nil, fmt.Errorf("open topic %q: %w", name, queue.ErrUnknownTopic)
+	}
+	if err := e.usable(); err != nil {
+		e.mu.Unlock()
+		return nil, fmt.Errorf("open topic %q: %w", name, err)
+	}
+	t = e.create(name)
+	e.mu.Unlock()
+	if err := e.settle(ctx, t.made, func() { e.disown(t) }); err != nil {
+		return nil, fmt.Errorf("create topic %q: %w", name, err)
+	}
+	return t, nil
+}
+
+// create adds a topic to the open batch. The lock is held.
+func (e *Engine) create(name string) *topic {
+	e.lastTopic++
+	t := &topic{e: e, id: e.lastTopic, name: name}
+	u := e.unit()
+	defer e.free(u)
+	var at int
+	u.buf, at = beginRecord(u.buf, recordTopic, t.id, 0)
+	u.buf = append(u.buf, name...)
+	endRecord(u.buf, at)
+	u.parts = append(u.parts, part{count: 1})
+	t.made = e.add(u)
+	e.topics[name] = t
+	e.index.addTopic(t)
+	return t
+}
+
+// settle waits until a creation is stable, and undoes it when it was refused.
+func (e *Engine) settle(ctx context.Context, made *batch, undo func()) error {
+	if made == nil {
+		return nil
+	}
+	err := made.wait(ctx)
+	if undo != nil && errors.Is(err, message.ErrDiskFull) {
+		undo()
+	}
+	return err
+}
+
+func (e *Engine) disown(t *topic) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.topics[t.name] == t {
+		delete(e.topics, t.name)
+	}
+	e.index.removeTopic(t)
+}
+
+// adopt takes in a topic that was found on disk.
+func (e *Engine) adopt(t *topic) {
+	if e.index.topic(t.id) != nil {
+		return
+	}
+	t.e = e
+	e.topics[t.name] = t
+	e.lastTopic = max(e.lastTopic, t.id)
+	e.index.addTopic(t)
+}
+
+// register takes in a subscription.
+func (e *Engine) register(s *subscriber) {
+	e.lastSub = max(e.lastSub, s.id)
+	e.subs = append(slices.Clip(e.subs), s)
+	list := append(slices.Clone(s.topic.subscribers()), s)
+	s.topic.subs.Store(&list)
+}
+
+func (e *Engine) unregister(s *subscriber) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	other := func(o *subscriber) bool { return o == s }
+	e.subs = slices.DeleteFunc(slices.Clone(e.subs), other)
+	list := slices.DeleteFunc(slices.Clone(s.topic.subscribers()), other)
+	s.topic.subs.Store(&list)
+}
+
+func (e *Engine) subscriber(id uint32) *subscriber {
+	for _, s := range e.subs {
+		if s.id == id {
+			return s
+		}
+	}
+	return nil
+}
+
+// Topics implements queue.Engine.
+func (e *Engine) Topics() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Sorted(maps.Keys(e.topics))
+}
+
+// Atomic implements queue.Engine.
+func (e *Engine) Atomic(ctx context.Context, tx queue.Tx) error {
+	u := e.unit()
+	defer e.free(u)
+	for _, p := range tx.Publish {
+		t, ok := p.Topic.(*topic)
+		if !ok || t.e != e {
+			return errForeign("topic", p.Topic.Name())
+		}
+		if err := u.publish(t, p.Messages); err != nil {
+			return err
+		}
+	}
+	publishes := len(u.buf) > 0
+	type settled struct {
+		s       *subscriber
+		offsets []uint64
+	}
+	var acks []settled
+	for _, a := range tx.Ack {
+		s, ok := a.Subscription.(*subscription)
+		if !ok || s.e != e {
+			return errForeign("subscription", a.Subscription.Stats().Name)
+		}
+		if err := s.check(); err != nil {
+			return err
+		}
+		if offsets := slices.Compact(slices.Sorted(slices.Values(a.Offsets))); len(offsets) > 0 {
+			u.ack(s.s, offsets)
+			acks = append(acks, settled{s.s, offsets})
+		}
+	}
+	if len(u.buf) == 0 {
+		return nil
+	}
+	u.then = func() {
+		for _, a := range acks {
+			a.s.win.Settle(a.offsets...)
+		}
+	}
+	b, err := e.join(ctx, u, publishes)
+	if err != nil {
+		return err
+	}
+	return b.wait(ctx)
+}
+
+// Health implements queue.Engine.
+func (e *Engine) Health() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.err
+}
+
+// readable returns why nothing can be read or settled any more, or nil.
+func (e *Engine) readable() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.readableLocked()
+}
+
+func (e *Engine) readableLocked() error {
+	switch {
+	case e.err != nil:
+		return e.err
+	case e.closing:
+		return queue.ErrClosed
+	}
+	return nil
+}
+
+// Caps implements queue.Engine.
+func (e *Engine) Caps() queue.Caps { return queue.Caps{Name: "journal", Durable: true, Atomic: true} }
+
+// Close implements queue.Engine.
+func (e *Engine) Close(ctx context.Context) error {
+	e.mu.Lock()
+	first := !e.closing
+	e.closing = true
+	subs := e.subs
+	e.broadcast()
+	e.mu.Unlock()
+	if first {
+		for _, s := range subs {
+			s.stop()
+		}
+		if e.o.ReadOnly {
+			e.closeErr = e.release()
+			close(e.closed)
+		}
+	}
+	signal(e.wake)
+	select {
+	case <-e.closed:
+	case <-ctx.Done():
+		return fmt.Errorf("close queue %s: %w", e.dir, ctx.Err())
+	}
+	if e.group != nil {
+		_ = e.group.Wait() // the loops report through fail
+	}
+	return e.closeErr
+}
+
+// finish ends the engine after the last commit.
+func (e *Engine) finish() {
+	close(e.quit)
+	<-e.keeperDone
+	err := e.Health()
+	if err == nil {
+		err = e.lastSave()
+	}
+	e.closeErr = errors.Join(err, e.release())
+	close(e.closed)
+}
+
+// lastSave writes what is not on disk yet: the tail mark and a checkpoint.
+func (e *Engine) lastSave() error {
+	if err := e.saveCheckpoint(); err != nil {
+		return err
+	}
+	if err := e.markTail(); err != nil {
+		return err
+	}
+	if e.committer.dirty.IsZero() && !e.wantCheckpoint {
+		return nil
+	}
+	e.pending = e.snapshot()
+	return e.saveCheckpoint()
+}
+
+// release closes the files and gives the lock back.
+func (e *Engine) release() error {
+	var errs []error
+	for _, list := range [][]*segment{e.index.segments, e.spares, e.retired, e.carried} {
+		for _, s := range list {
+			errs = append(errs, s.file.Close())
+		}
+	}
+	if e.lock != nil {
+		errs = append(errs, e.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// unit returns an empty unit.
+func (e *Engine) unit() *unit {
+	u := e.units.Get().(*unit) //nolint:forcetypeassert // the pool holds nothing else
+	u.reset()
+	return u
+}
+
+// free keeps the unit's memory for another call, unless it is large.
+func (e *Engine) free(u *unit) {
+	if cap(u.buf) <= mib {
+		e.units.Put(u)
+	}
+}
+
+var _ queue.Engine = (*Engine)(nil)

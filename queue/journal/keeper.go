@@ -1,0 +1,241 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/linkspan/linkspan/internal/vfs"
+	"github.com/linkspan/linkspan/message"
+)
+
+// keeperLoop does what the committer must not wait for: it writes checkpoints, uses
+// old segments again and makes new ones ahead of their use. While the disk is full it
+// looks once in a while whether that has changed.
+func (e *Engine) keeperLoop(context.Context) error {
+	defer close(e.keeperDone)
+	timer := time.NewTimer(time.Hour)
+	timer.Stop()
+	for {
+		if err := e.keep(); err != nil {
+			e.fail(err)
+			return nil
+		}
+		if e.isFull() {
+			timer.Reset(retryFull)
+		}
+		select {
+		case <-e.work:
+		case <-timer.C:
+		case <-e.quit:
+			return nil
+		}
+		timer.Stop()
+	}
+}
+
+func (e *Engine) keep() error {
+	if err := e.saveCheckpoint(); err != nil {
+		return err
+	}
+	if err := e.makeSpares(); err != nil {
+		return err
+	}
+	e.askForRoom()
+	return nil
+}
+
+func (e *Engine) isFull() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.full
+}
+
+// saveCheckpoint writes the snapshot that waits, if there is one. A full disk is no
+// failure: what the checkpoint says is in the journal too.
+func (e *Engine) saveCheckpoint() error {
+	e.mu.Lock()
+	s := e.pending
+	e.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	err := writeCheckpoint(e.fs, e.dir, s)
+	switch {
+	case isFull(err):
+		e.log.Warn("checkpoint put off: the disk is full", "dir", e.dir)
+		e.retiredLater(s)
+	case err != nil:
+		return err
+	default:
+		if err := e.recycle(s); err != nil {
+			return err
+		}
+		if err := removeOldCheckpoints(e.fs, e.dir); err != nil {
+			return err
+		}
+	}
+	e.mu.Lock()
+	e.pending = nil
+	e.mu.Unlock()
+	signal(e.wake)
+	return nil
+}
+
+// retiredLater keeps what a checkpoint that could not be written wanted to retire for
+// the next one.
+func (e *Engine) retiredLater(s *snapshot) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.carried = append(e.carried, s.retired...)
+}
+
+// recycle gives segments a new life that neither of the two newest checkpoints needs:
+// those that the one before this one retired.
+func (e *Engine) recycle(s *snapshot) error {
+	free := e.retired
+	e.mu.Lock()
+	e.retired = append(e.carried, s.retired...)
+	e.carried = nil
+	e.mu.Unlock()
+	for _, seg := range free {
+		if err := e.reuseSegment(seg); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Engine) reuseSegment(s *segment) error {
+	e.mu.Lock()
+	enough := len(e.spares) >= maxSpares || s.size > e.o.MaxSegmentSize || s.size < e.o.SegmentSize
+	number := e.nextSegment
+	e.mu.Unlock()
+	name := segmentName(s.number)
+	if enough {
+		if err := errors.Join(s.file.Close(), e.fs.Remove(path.Join(e.dir, journalDir, name))); err != nil {
+			return fmt.Errorf("remove segment: %w", err)
+		}
+		return nil
+	}
+	if err := nameSegment(e.fs, e.dir, name, number); err != nil {
+		return err
+	}
+	e.addSpare(&segment{number: number, file: s.file, size: s.size})
+	return nil
+}
+
+// addSpare makes a segment available to the committer.
+func (e *Engine) addSpare(s *segment) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.spares = append(e.spares, s)
+	e.nextSegment = max(e.nextSegment, s.number+1)
+	e.full = e.full && len(e.spares) < wantSpares
+	e.broadcast()
+	signal(e.wake)
+}
+
+const (
+	// wantSpares is how many segments are kept ready once there is work: the next one,
+	// and one that stays for acknowledgements when the disk is full.
+	wantSpares = 2
+	// maxSpares bounds what is kept of a backlog that is gone.
+	maxSpares = 4
+)
+
+// makeSpares writes new segments until enough are ready, or the disk is full.
+func (e *Engine) makeSpares() error {
+	for {
+		e.mu.Lock()
+		want := wantSpares
+		if !e.rolled {
+			want--
+		}
+		enough := len(e.spares) >= want || e.err != nil
+		number, size := e.nextSegment, e.makeSize
+		e.mu.Unlock()
+		if enough {
+			e.setFull(false)
+			return nil
+		}
+		s, err := e.makeSpare(number, size)
+		switch {
+		case errors.Is(err, message.ErrDiskFull):
+			e.setFull(true)
+			return nil
+		case err != nil:
+			return err
+		}
+		e.mu.Lock()
+		e.makeSize = min(2*s.size, e.o.MaxSegmentSize)
+		e.mu.Unlock()
+		e.addSpare(s)
+	}
+}
+
+// makeSpare makes a segment as large as the disk allows, down to the smallest size.
+func (e *Engine) makeSpare(number uint64, size int64) (*segment, error) {
+	for ; ; size = max(size/2, e.o.SegmentSize) {
+		space, err := e.fs.Space(e.dir)
+		if err != nil {
+			return nil, fmt.Errorf("ask for free space: %w", err)
+		}
+		if space.Free >= uint64(size)+e.reserve(space) { //nolint:gosec // never negative
+			s, err := makeSegment(e.fs, e.dir, number, size)
+			if !isFull(err) {
+				return s, err
+			}
+		}
+		if size <= e.o.SegmentSize {
+			return nil, message.ErrDiskFull
+		}
+	}
+}
+
+// reserve is the free space that is left alone.
+func (e *Engine) reserve(space vfs.Space) uint64 {
+	if e.o.Reserve > 0 {
+		return e.o.Reserve
+	}
+	return min(defaultReserve, space.Total/reserveShare)
+}
+
+func (e *Engine) setFull(full bool) {
+	e.mu.Lock()
+	changed := e.full != full
+	e.full = full
+	if changed {
+		e.broadcast()
+	}
+	e.mu.Unlock()
+	if !changed {
+		return
+	}
+	signal(e.wake)
+	if full {
+		e.log.Warn("the disk is full: publishing is refused until consumers free space", "dir", e.dir)
+	} else {
+		e.log.Info("publishing goes on: there is space again", "dir", e.dir)
+	}
+}
+
+// askForRoom asks for checkpoints while the disk is full and they can free segments.
+func (e *Engine) askForRoom() {
+	if !e.isFull() {
+		return
+	}
+	e.mu.Lock()
+	ask := len(e.retired)+len(e.carried) > 0
+	e.mu.Unlock()
+	if ask = ask || slices.ContainsFunc(e.index.sealed(), e.index.settled); !ask {
+		return
+	}
+	e.mu.Lock()
+	e.wantCheckpoint = e.pending == nil
+	e.mu.Unlock()
+	signal(e.wake)
+}

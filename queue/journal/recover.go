@@ -1,0 +1,341 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+
+	"github.com/linkspan/linkspan/internal/vfs"
+	"github.com/linkspan/linkspan/queue/internal/delivery"
+)
+
+// recovery rebuilds the state from the disk: the newest intact checkpoint, and every
+// frame after its mark.
+//
+// What does not verify is suspect until the next intact frame judges it by its
+// number. If that is the expected one, the suspect was a frame that was never
+// finished, and an earlier start has gone on behind it. If it is a later one, frames
+// that were stable are damaged. If there is no next frame, it is a torn tail.
+type recovery struct {
+	e        *Engine
+	expected uint64 // number of the next frame
+	prev     uint32
+	suspects []suspect
+	marked   bool // the last thing seen was the tail mark
+	files    map[uint64]bool
+	spares   []*segment
+	replayed []*segment
+}
+
+type suspect struct {
+	seg      *segment
+	pos, end int64
+	known    bool // where it ends
+	torn     bool // it looks like a frame of this segment
+	like     frameHeader
+}
+
+// recoverState fills the engine from the disk.
+func (e *Engine) recoverState(ctx context.Context) (*recovery, error) {
+	cp, seq, damaged, err := loadCheckpoint(e.fs, e.dir)
+	if err != nil {
+		return nil, err
+	}
+	e.lastCheckpoint, e.found.Checkpoints = seq, damaged
+	if damaged > 0 {
+		e.found.Status = Damaged
+	}
+	if cp == nil {
+		cp = &checkpoint{number: 1}
+	}
+	r := &recovery{e: e, expected: cp.number, prev: cp.prev}
+	if r.files, err = listSegments(e.fs, e.dir); err != nil {
+		return nil, err
+	}
+	if err := r.install(cp); err != nil {
+		return nil, err
+	}
+	for _, number := range slices.Sorted(maps.Keys(r.files)) {
+		if number < cp.mark.segment() {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := r.segment(number, cp.mark); err != nil {
+			return nil, err
+		}
+	}
+	r.judgeTail()
+	e.committer.number, e.committer.prev = r.expected, r.prev
+	for _, t := range e.index.list() {
+		t.next = e.index.end(t)
+	}
+	return r, nil
+}
+
+func listSegments(fsys vfs.FS, dir string) (map[uint64]bool, error) {
+	names, err := fsys.List(path.Join(dir, journalDir))
+	if err != nil {
+		return nil, fmt.Errorf("list segments: %w", err)
+	}
+	files := map[uint64]bool{}
+	for _, name := range names {
+		if number, ok := parseSegmentName(name); ok {
+			files[number] = true
+		}
+	}
+	return files, nil
+}
+
+func (e *Engine) openSegment(number uint64) (vfs.File, error) {
+	open := e.fs.Open
+	if e.o.ReadOnly {
+		open = e.fs.OpenRead
+	}
+	f, err := open(path.Join(e.dir, journalDir, segmentName(number)))
+	if err != nil {
+		return nil, fmt.Errorf("open segment: %w", err)
+	}
+	return f, nil
+}
+
+// install puts the checkpoint's state in place.
+func (r *recovery) install(cp *checkpoint) error {
+	e := r.e
+	e.lastTopic, e.lastSub = cp.lastTopic, cp.lastSub
+	for _, t := range cp.topics {
+		e.adopt(t)
+	}
+	for _, s := range cp.subs {
+		e.register(s)
+	}
+	var missing []*segment
+	for _, s := range cp.segments {
+		f, err := e.openSegment(s.number)
+		if errors.Is(err, fs.ErrNotExist) {
+			missing = append(missing, s)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		s.file = f
+		if s.size, err = f.Size(); err != nil {
+			return fmt.Errorf("read segment: %w", err)
+		}
+		e.index.segments = append(e.index.segments, s)
+	}
+	for _, s := range missing {
+		e.report([]damage{{at: placeOf(s.number, 0)}})
+		for _, t := range cp.topics {
+			if i, j := t.log.within(s.number); i < j {
+				first, end := t.log.span(i, j)
+				e.lose(gap{topic: t, first: first, end: end})
+			}
+		}
+		e.index.drop(s)
+	}
+	return nil
+}
+
+// segment replays a segment from the mark on, or finds that it is a spare.
+func (r *recovery) segment(number uint64, mark place) error {
+	e := r.e
+	s, from := e.index.live(number), int64(headerSize)
+	if s == nil {
+		f, err := e.openSegment(number)
+		if err != nil {
+			return err
+		}
+		s = &segment{number: number, file: f}
+		if s.size, err = f.Size(); err != nil {
+			return fmt.Errorf("read segment: %w", err)
+		}
+	} else if number == mark.segment() {
+		from = mark.pos()
+	}
+	sc, err := newScanner(s.file)
+	if err != nil {
+		return err
+	}
+	if s.epoch == 0 {
+		epoch, err := sc.epoch(number, r.expected)
+		if err != nil {
+			return err
+		}
+		if epoch == 0 {
+			r.spares = append(r.spares, s)
+			return nil
+		}
+		e.index.activate(s, epoch)
+	}
+	r.replayed = append(r.replayed, s)
+	return r.scan(sc, s, from)
+}
+
+// scan replays the frames of a segment.
+func (r *recovery) scan(sc *scanner, s *segment, pos int64) error {
+	r.marked = false
+	for pos+headerSize <= sc.size {
+		data, err := sc.at(pos, headerSize)
+		if err != nil {
+			return err
+		}
+		h, crc, ok := decodeFrame(data)
+		ok = ok && h.epoch == s.epoch && h.number >= r.expected && pos+h.size() <= sc.size
+		switch {
+		case ok && h.count == 0:
+			r.judge(h.number)
+			r.marked = true
+			return nil
+		case ok:
+			frame, err := sc.at(pos, h.size())
+			if err != nil {
+				return err
+			}
+			if checksum(frame[headerSize:headerSize+h.body]) == h.bodyCRC {
+				r.judge(h.number)
+				r.apply(s, pos, h.size(), frame)
+				r.expected, r.prev = h.number+1, crc
+			} else {
+				r.suspects = append(r.suspects, suspect{seg: s, pos: pos, end: pos + h.size(), known: true, torn: true, like: h})
+			}
+			pos += h.size()
+		default:
+			torn := looksTorn(data, s.epoch)
+			next, err := sc.find(pos+frameAlign, s.epoch)
+			if err != nil {
+				return err
+			}
+			if next < 0 {
+				r.suspects = append(r.suspects, suspect{seg: s, pos: pos, end: sc.size, torn: torn})
+				return nil
+			}
+			r.suspects = append(r.suspects, suspect{seg: s, pos: pos, end: next, known: true, torn: torn})
+			pos = next
+		}
+	}
+	return nil
+}
+
+// judge decides about the suspects when a frame of this number turns up intact.
+func (r *recovery) judge(number uint64) {
+	missing := number - r.expected
+	if missing == 0 {
+		r.suspects = nil
+		return
+	}
+	r.expected = number
+	if len(r.suspects) == 0 {
+		r.e.log.Error("frames are missing", "before", number, "frames", missing)
+		r.e.found.Status = Damaged
+	}
+	for _, s := range r.suspects {
+		r.damaged(s, missing)
+	}
+	r.suspects = nil
+}
+
+// damaged saves what can be saved of a range.
+func (r *recovery) damaged(s suspect, missing uint64) {
+	d := damage{at: placeOf(s.seg.number, s.pos), frames: missing}
+	data := make([]byte, s.end-s.pos)
+	if n, err := s.seg.file.ReadAt(data, s.pos); err != nil {
+		r.e.log.Error("damaged range cannot be read", "segment", s.seg.number, "error", err.Error())
+		data = data[:n]
+	}
+	d.data = data
+	if s.known {
+		var frame []byte
+		frame, d.lost = repair(data, s.like, s.seg.epoch)
+		r.apply(s.seg, s.pos, s.end-s.pos, frame)
+		for _, l := range d.lost {
+			if t := r.e.index.topic(l.id); t != nil && l.kind == recordPublish {
+				if first := r.e.index.skip(t, l.offset+1); first <= l.offset {
+					r.e.lose(gap{topic: t, first: first, end: l.offset + 1})
+				}
+			}
+		}
+	}
+	r.e.report([]damage{d})
+}
+
+// judgeTail decides about suspects behind which no frame follows.
+func (r *recovery) judgeTail() {
+	i := slices.IndexFunc(r.suspects, func(s suspect) bool { return s.torn })
+	if i < 0 {
+		return
+	}
+	r.marked = false
+	e := r.e
+	tail := positionOf(placeOf(r.suspects[i].seg.number, r.suspects[i].pos))
+	e.found.Tail = &tail
+	e.found.Status = max(e.found.Status, Torn)
+	e.log.Warn("torn tail cut: the last frame was never finished", "segment", tail.Segment, "position", tail.Pos)
+}
+
+// apply takes in the records of a frame.
+func (r *recovery) apply(s *segment, pos, size int64, frame []byte) {
+	e := r.e
+	body := frame[headerSize : headerSize+frameBody(frame)]
+	for _, rec := range records(body) {
+		e.found.Records++
+		switch rec.kind {
+		case recordTopic:
+			e.adopt(&topic{id: rec.id, name: string(rec.body)})
+		case recordPublish:
+			if e.index.topic(rec.id) == nil { // its creation was lost to damage
+				e.adopt(&topic{id: rec.id, name: fmt.Sprintf("lost+found/%d", rec.id)})
+			}
+		}
+	}
+	e.found.Frames++
+	touched, gaps := e.index.add(s, pos, size, frame, false)
+	for _, g := range gaps {
+		e.lose(g)
+	}
+	for _, t := range touched {
+		t.extend(t.log.end)
+	}
+	for _, rec := range records(body) {
+		switch rec.kind {
+		case recordSubscription:
+			r.subscribe(&rec)
+		case recordAck:
+			r.ack(&rec)
+		}
+	}
+}
+
+func (r *recovery) subscribe(rec *record) {
+	e := r.e
+	t := e.index.topic(uint32(rec.offset)) //nolint:gosec // that is where the topic's id is
+	if t == nil || e.subscriber(rec.id) != nil {
+		return
+	}
+	d := &decoder{metaReader: metaReader{b: rec.body, text: string(rec.body)}}
+	s := &subscriber{id: rec.id, topic: t, name: d.string()}
+	start := d.set(maxOffset)
+	if d.failed {
+		return
+	}
+	s.win = delivery.New(start, t.log.end)
+	e.register(s)
+}
+
+func (r *recovery) ack(rec *record) {
+	s := r.e.subscriber(rec.id)
+	if s == nil {
+		return
+	}
+	end := s.topic.log.end
+	decodeAck(rec, func(first, last uint64) bool {
+		s.win.SettleRange(first, min(last, end))
+		return last <= end
+	})
+}

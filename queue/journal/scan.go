@@ -1,0 +1,114 @@
+package journal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/linkspan/linkspan/internal/vfs"
+)
+
+// scanner reads a segment through a window that grows with the largest frame.
+type scanner struct {
+	file vfs.File
+	size int64
+	base int64
+	buf  []byte
+}
+
+const scanWindow = mib
+
+func newScanner(f vfs.File) (*scanner, error) {
+	size, err := f.Size()
+	if err != nil {
+		return nil, fmt.Errorf("read segment: %w", err)
+	}
+	return &scanner{file: f, size: size}, nil
+}
+
+// at returns n bytes at pos, or fewer at the end. They are valid until the next call.
+func (s *scanner) at(pos, n int64) ([]byte, error) {
+	n = min(n, s.size-pos)
+	if n <= 0 {
+		return nil, nil
+	}
+	if pos < s.base || pos+n > s.base+int64(len(s.buf)) {
+		want := min(max(n, scanWindow), s.size-pos)
+		if int64(cap(s.buf)) < want {
+			s.buf = make([]byte, want)
+		}
+		s.buf, s.base = s.buf[:want], pos
+		got, err := s.file.ReadAt(s.buf, pos)
+		s.buf = s.buf[:got]
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, fmt.Errorf("read segment: %w", err)
+		}
+		n = min(n, int64(got))
+	}
+	return s.buf[pos-s.base : pos-s.base+n], nil
+}
+
+// find returns the position of the next intact frame header of this epoch, or -1.
+func (s *scanner) find(pos int64, epoch uint64) (int64, error) {
+	for pos+headerSize <= s.size {
+		data, err := s.at(pos, scanWindow)
+		if err != nil {
+			return 0, err
+		}
+		if i := findFrame(data, 0, epoch); i >= 0 {
+			return pos + int64(i), nil
+		}
+		if len(data) <= headerSize {
+			break
+		}
+		pos += int64(len(data)-headerSize) / frameAlign * frameAlign
+	}
+	return -1, nil
+}
+
+// guessEpoch finds the epoch of a segment whose header is damaged: that of the first
+// intact frame that is not older than expected. It returns 0 when there is none.
+func (s *scanner) guessEpoch(expected uint64) (uint64, error) {
+	for pos := int64(headerSize); pos+headerSize <= s.size; pos += frameAlign {
+		data, err := s.at(pos, headerSize)
+		if err != nil {
+			return 0, err
+		}
+		if h, _, ok := decodeFrame(data); ok && h.number >= expected {
+			return h.epoch, nil
+		}
+	}
+	return 0, nil
+}
+
+// epoch returns the epoch of a segment, or 0 when the file is a spare.
+func (s *scanner) epoch(number, expected uint64) (uint64, error) {
+	data, err := s.at(0, headerSize)
+	if err != nil {
+		return 0, err
+	}
+	h, ok := decodeSegment(data)
+	switch {
+	case ok && h.number == number:
+		return h.epoch, nil
+	case ok, isZero(data):
+		return 0, nil
+	}
+	return s.guessEpoch(expected)
+}
+
+func isZero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// looksTorn reports whether b is the beginning of a frame of this epoch, whatever its
+// checksum says.
+func looksTorn(b []byte, epoch uint64) bool {
+	return len(b) >= 16 && binary.LittleEndian.Uint32(b) == frameMagic && binary.LittleEndian.Uint64(b[8:]) == epoch
+}

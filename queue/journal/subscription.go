@@ -1,0 +1,199 @@
+package journal
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/linkspan/linkspan/queue"
+	"github.com/linkspan/linkspan/queue/internal/delivery"
+)
+
+// subscriber is the durable part of a subscription.
+type subscriber struct {
+	id    uint32
+	name  string
+	topic *topic
+	win   *delivery.Window
+	made  *batch // in which it was created; nil when it was found on disk
+
+	mu      sync.Mutex
+	current *subscription
+}
+
+// open returns the subscription object, of which there is one at a time.
+func (s *subscriber) open(o queue.SubOptions) *subscription {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if stop := s.win.Open(o.MaxInFlight); stop != nil {
+		s.current = &subscription{s: s, e: s.topic.e, stop: stop}
+	}
+	return s.current
+}
+
+// stop ends the present opening.
+func (s *subscriber) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current != nil {
+		s.win.Close(s.current.stop)
+	}
+}
+
+// subscription implements queue.Subscription.
+type subscription struct {
+	s    *subscriber
+	e    *Engine
+	stop <-chan struct{}
+}
+
+// Receive implements queue.Subscription.
+func (s *subscription) Receive(ctx context.Context, limit int) ([]queue.Record, error) {
+	var space [64]delivery.Handout
+	for {
+		handouts, err := s.s.win.Receive(ctx, s.stop, max(limit, 1), space[:0])
+		if errors.Is(err, queue.ErrClosed) {
+			return nil, cmp.Or(s.e.Health(), err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out, err := s.fetch(handouts)
+		if err != nil {
+			s.giveBack(handouts)
+			return nil, err
+		}
+		if len(out) > 0 { // else all of it was lost to damage, and is reported
+			return out, nil
+		}
+	}
+}
+
+func (s *subscription) giveBack(handouts []delivery.Handout) {
+	for _, h := range handouts {
+		s.s.win.Return(h.Offset)
+	}
+}
+
+// fetch reads messages into one buffer that belongs to the receiver.
+func (s *subscription) fetch(handouts []delivery.Handout) ([]queue.Record, error) {
+	c := cursor{topic: s.s.topic}
+	found := make([]pointer, 0, len(handouts))
+	kept := handouts[:0:0]
+	size := 0
+	for _, h := range handouts {
+		p, err := c.find(h.Offset)
+		if errors.Is(err, errGone) {
+			s.e.lose(gap{topic: s.s.topic, first: h.Offset, end: h.Offset + 1})
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		found, kept = append(found, p), append(kept, h)
+		size += len(p.record.body)
+	}
+	buf := make([]byte, 0, size)
+	out := make([]queue.Record, len(found))
+	for i, p := range found {
+		start := len(buf)
+		var err error
+		if out[i], buf, err = p.decode(buf, kept[i].Offset); err != nil {
+			return nil, fmt.Errorf("read message %d at byte %d: %w", kept[i].Offset, start, err)
+		}
+		out[i].Delivery = kept[i].Delivery
+	}
+	return out, nil
+}
+
+// Ack implements queue.Subscription.
+func (s *subscription) Ack(offsets ...uint64) error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	fresh := s.s.win.Settle(offsets...)
+	if len(fresh) == 0 {
+		return nil
+	}
+	return s.e.addAck(s.s, fresh)
+}
+
+// check returns why nothing can be settled, or nil.
+func (s *subscription) check() error {
+	if err := s.e.readable(); err != nil {
+		return err
+	}
+	select {
+	case <-s.stop:
+		return queue.ErrClosed
+	default:
+		return nil
+	}
+}
+
+// Release implements queue.Subscription.
+func (s *subscription) Release(delay time.Duration, offsets ...uint64) error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	s.s.win.Release(delay, offsets...)
+	return nil
+}
+
+// Stats implements queue.Subscription.
+func (s *subscription) Stats() queue.SubStats { return s.s.win.Stats(s.s.name) }
+
+// Close implements queue.Subscription.
+func (s *subscription) Close() error {
+	s.s.win.Close(s.stop)
+	return nil
+}
+
+// cursor finds messages one after the other, going to the index once a block.
+type cursor struct {
+	topic *topic
+	view  view
+}
+
+// pointer is a message that was found.
+type pointer struct {
+	record record
+	time   int64
+}
+
+func (c *cursor) find(offset uint64) (pointer, error) {
+	s, ok := c.view.run.find(offset)
+	if !ok {
+		v, bad, err := c.topic.e.index.view(c.topic, offset)
+		if err != nil {
+			return pointer{}, err
+		}
+		c.view = v
+		c.topic.e.report(bad)
+		if s, ok = v.run.find(offset); !ok {
+			return pointer{}, errGone
+		}
+	}
+	return pointer{record: parseRecord(c.view.frames[s.record:]), time: frameTime(c.view.frames[s.frame:])}, nil
+}
+
+// decode copies the message to the end of buf.
+func (p *pointer) decode(buf []byte, offset uint64) (queue.Record, []byte, error) {
+	start := len(buf)
+	buf = append(buf, p.record.body...)
+	r := queue.Record{Offset: offset, Appended: time.Unix(0, p.time)}
+	err := decodeMessage(buf[start:], &r.Message)
+	return r, buf, err
+}
+
+// appendSubscription encodes the creation of a subscription.
+func appendSubscription(b []byte, id, topicID uint32, name string, start *delivery.Set) []byte {
+	b, at := beginRecord(b, recordSubscription, id, uint64(topicID))
+	b = appendString(b, name)
+	b = start.Append(b)
+	endRecord(b, at)
+	return b
+}

@@ -1,0 +1,672 @@
+// Package queuetest is the conformance suite of the queue engines: one set of
+// behaviours that every implementation of [queue.Engine] must show.
+package queuetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/linkspan/linkspan/internal/run"
+	"github.com/linkspan/linkspan/message"
+	"github.com/linkspan/linkspan/queue"
+)
+
+// Features describe the engine under test.
+type Features struct {
+	// Open returns an engine over the same storage each time; the suite closes it before
+	// it opens it again.
+	Open func(t *testing.T) queue.Engine
+	// Durable: what was published is there after Close and Open.
+	Durable bool
+}
+
+// patience bounds the wait for what must happen; nothing in the suite takes so long.
+const patience = 20 * time.Second
+
+// Run runs the suite. newFeatures is called for each test, with fresh storage.
+func Run(t *testing.T, newFeatures func(t *testing.T) Features) {
+	t.Helper()
+	tests := []struct {
+		name string
+		f    func(t *testing.T, s *suite)
+	}{
+		{"messages come in the order of their offsets", testOrder},
+		{"all properties come back", testProperties},
+		{"unusual payloads come back", testPayloads},
+		{"the caller may reuse its memory after publish", testCopies},
+		{"a receiver may change what it received", testMutation},
+		{"receivers of one subscription compete", testCompete},
+		{"subscriptions are independent", testIndependent},
+		{"a new subscription begins at the earliest held message", testEarliest},
+		{"a second subscribe returns the same subscription", testOneObject},
+		{"a released message comes again", testRelease},
+		{"a released message comes again after its delay", testReleaseDelay},
+		{"max in flight bounds what is handed out", testMaxInFlight},
+		{"closing a subscription gives back what is in flight", testCloseSubscription},
+		{"atomic publishes and settles", testAtomic},
+		{"atomic refuses foreign topics", testForeign},
+		{"browse changes nothing", testBrowse},
+		{"stats count the backlog", testStats},
+		{"receive ends with its context", testReceiveContext},
+		{"close ends receivers", testCloseEndsReceivers},
+		{"close is idempotent and concurrent", testConcurrentClose},
+		{"calls after close say so", testAfterClose},
+		{"a message that is too large is refused", testTooLarge},
+		{"unsettled messages come again after reopening", testReopen},
+		{"settled messages stay settled after reopening", testReopenSettled},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := &suite{t: t, f: newFeatures(t)}
+			s.open()
+			defer s.close()
+			tt.f(t, s)
+		})
+	}
+}
+
+// suite is one test's engine.
+type suite struct {
+	t *testing.T
+	f Features
+	e queue.Engine
+}
+
+func (s *suite) open() { s.e = s.f.Open(s.t) }
+
+func (s *suite) close() {
+	s.t.Helper()
+	if err := s.e.Close(s.ctx()); err != nil {
+		s.t.Errorf("close: %v", err)
+	}
+}
+
+func (s *suite) ctx() context.Context {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), patience)
+	s.t.Cleanup(cancel)
+	return ctx
+}
+
+func (s *suite) topic(name string) queue.Topic {
+	s.t.Helper()
+	t, err := s.e.Topic(s.ctx(), name)
+	if err != nil {
+		s.t.Fatalf("open topic: %v", err)
+	}
+	return t
+}
+
+func (s *suite) subscribe(t queue.Topic, name string, inFlight int) queue.Subscription {
+	s.t.Helper()
+	sub, err := t.Subscribe(s.ctx(), name, queue.SubOptions{MaxInFlight: inFlight})
+	if err != nil {
+		s.t.Fatalf("subscribe: %v", err)
+	}
+	return sub
+}
+
+func (s *suite) publish(t queue.Topic, msgs ...message.Message) uint64 {
+	s.t.Helper()
+	first, err := t.Publish(s.ctx(), msgs)
+	if err != nil {
+		s.t.Fatalf("publish: %v", err)
+	}
+	return first
+}
+
+func (s *suite) publishN(t queue.Topic, n int) {
+	s.t.Helper()
+	for i := range n {
+		s.publish(t, text(i))
+	}
+}
+
+func text(i int) message.Message {
+	return message.Message{ID: fmt.Sprint(i), Payload: fmt.Appendf(nil, "payload %d", i)}
+}
+
+// receive collects n records.
+func (s *suite) receive(sub queue.Subscription, n int) []queue.Record {
+	s.t.Helper()
+	var out []queue.Record
+	ctx := s.ctx()
+	for len(out) < n {
+		r, err := sub.Receive(ctx, n-len(out))
+		if err != nil {
+			s.t.Fatalf("receive after %d of %d: %v", len(out), n, err)
+		}
+		out = append(out, r...)
+	}
+	return out
+}
+
+// none checks that nothing is there to be received.
+func (s *suite) none(sub queue.Subscription) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.ctx(), 30*time.Millisecond)
+	defer cancel()
+	if r, err := sub.Receive(ctx, 1); err == nil {
+		s.t.Fatalf("received offset %d, want nothing", r[0].Offset)
+	}
+}
+
+func offsets(records []queue.Record) []uint64 {
+	out := make([]uint64, len(records))
+	for i := range records {
+		out[i] = records[i].Offset
+	}
+	return out
+}
+
+func (s *suite) ack(sub queue.Subscription, offsets ...uint64) {
+	s.t.Helper()
+	if err := sub.Ack(offsets...); err != nil {
+		s.t.Fatalf("ack: %v", err)
+	}
+}
+
+func (s *suite) want(got []uint64, want ...uint64) {
+	s.t.Helper()
+	if !slices.Equal(got, want) {
+		s.t.Fatalf("offsets %v, want %v", got, want)
+	}
+}
+
+func testOrder(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	sub := s.subscribe(topic, "x", 0)
+	s.publish(topic, text(0), text(1), text(2))
+	if first := s.publish(topic, text(3)); first != 3 {
+		t.Errorf("first offset %d, want 3", first)
+	}
+	got := s.receive(sub, 4)
+	s.want(offsets(got), 0, 1, 2, 3)
+	for i, r := range got {
+		if r.Message.ID != fmt.Sprint(i) || r.Delivery != 1 || time.Since(r.Appended) > time.Minute {
+			t.Errorf("record %d: id %q, delivery %d, appended %v", i, r.Message.ID, r.Delivery, r.Appended)
+		}
+	}
+}
+
+// full is a message with every property.
+func full() message.Message {
+	return message.Message{
+		ID: "id-1", Key: []byte("key"), Topic: "orders/eu", Time: time.Date(2024, 2, 29, 12, 0, 0, 123456789, time.UTC),
+		ContentType: "application/json", CorrelationID: "corr", ReplyTo: "replies", Priority: 9,
+		Expires: time.Date(2900, 1, 1, 0, 0, 0, 0, time.FixedZone("x", 3600)), Source: "in", Attempt: 3,
+		Headers: message.Headers{
+			{Name: "s", Value: message.String("text \x00 \xff")},
+			{Name: "s", Value: message.String("")},
+			{Name: "", Value: message.Value{}},
+			{Name: "b", Value: message.Bytes([]byte{0, 255})},
+			{Name: "t", Value: message.Bool(true)},
+			{Name: "f", Value: message.Bool(false)},
+			{Name: "i", Value: message.Int(-1 << 63)},
+			{Name: "d", Value: message.Float(-0.5)},
+			{Name: "at", Value: message.Time(time.Unix(-5, 0))},
+		},
+		Payload: []byte(`{"a":1}`),
+	}
+}
+
+func diff(want, got message.Message) string {
+	return cmp.Diff(want, got, cmp.Comparer(func(a, b message.Value) bool { return a == b }), cmpopts.EquateEmpty())
+}
+
+func testProperties(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	sub := s.subscribe(topic, "x", 0)
+	want := []message.Message{full(), {}, {Key: []byte{}}, {Time: time.Unix(-1<<40, 5)}}
+	s.publish(topic, want...)
+	for i, r := range s.receive(sub, len(want)) {
+		if d := diff(want[i], r.Message); d != "" {
+			t.Errorf("message %d (-want +got):\n%s", i, d)
+		}
+		if (r.Message.Key == nil) != (want[i].Key == nil) {
+			t.Errorf("message %d: an empty key is not an absent one", i)
+		}
+	}
+}
+
+func testPayloads(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	sub := s.subscribe(topic, "x", 0)
+	large := make([]byte, 9<<20)
+	for i := range large {
+		large[i] = byte(i * 7 >> 3)
+	}
+	want := [][]byte{{}, {0}, []byte("\xff\xfe not UTF-8"), large, []byte("after")}
+	for _, p := range want {
+		s.publish(topic, message.Message{Payload: p})
+	}
+	for i, r := range s.receive(sub, len(want)) {
+		if !slices.Equal(r.Message.Payload, want[i]) {
+			t.Errorf("payload %d of %d bytes differs", i, len(want[i]))
+		}
+	}
+}
+
+func testCopies(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	sub := s.subscribe(topic, "x", 0)
+	m := full()
+	s.publish(topic, m)
+	m.Payload[0], m.Key[0], m.Headers[0].Name = '!', '!', "!"
+	if d := diff(full(), s.receive(sub, 1)[0].Message); d != "" {
+		t.Error(d)
+	}
+}
+
+func testMutation(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	x, y := s.subscribe(topic, "x", 0), s.subscribe(topic, "y", 0)
+	s.publish(topic, full())
+	r := s.receive(x, 1)[0]
+	r.Message.Payload[0], r.Message.Key[0] = '!', '!'
+	if d := diff(full(), s.receive(y, 1)[0].Message); d != "" {
+		t.Error(d)
+	}
+	if err := x.Release(0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if d := diff(full(), s.receive(x, 1)[0].Message); d != "" {
+		t.Error(d)
+	}
+}
+
+func testCompete(t *testing.T, s *suite) {
+	const n, receivers = 500, 4
+	topic := s.topic("a")
+	sub := s.subscribe(topic, "x", 64)
+	var mu sync.Mutex
+	seen := map[uint64]int{}
+	ctx, cancel := context.WithCancel(s.ctx())
+	defer cancel()
+	g := run.NewGroup(ctx)
+	for range receivers {
+		g.Go("receiver", func(ctx context.Context) error {
+			for {
+				records, err := sub.Receive(ctx, 7)
+				if err != nil {
+					return nil
+				}
+				if !slices.IsSorted(offsets(records)) {
+					t.Errorf("offsets of one receive are out of order: %v", offsets(records))
+				}
+				mu.Lock()
+				for _, r := range records {
+					seen[r.Offset]++
+				}
+				if len(seen) == n {
+					cancel()
+				}
+				mu.Unlock()
+				if err := sub.Ack(offsets(records)...); err != nil {
+					return err
+				}
+			}
+		})
+	}
+	s.publishN(topic, n)
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for o, times := range seen {
+		if times != 1 {
+			t.Errorf("offset %d received %d times", o, times)
+		}
+	}
+	if len(seen) != n {
+		t.Errorf("received %d, want %d", len(seen), n)
+	}
+	if st := sub.Stats(); st.Floor != n || st.Backlog != 0 || st.InFlight != 0 {
+		t.Errorf("stats %+v", st)
+	}
+}
+
+func testIndependent(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	x, y := s.subscribe(topic, "x", 0), s.subscribe(topic, "y", 0)
+	s.publishN(topic, 3)
+	s.ack(x, offsets(s.receive(x, 3))...)
+	s.want(offsets(s.receive(y, 3)), 0, 1, 2)
+	if got := topic.Stats(); got.Messages != 3 {
+		t.Errorf("%d messages held, want 3", got.Messages)
+	}
+}
+
+func testEarliest(_ *testing.T, s *suite) {
+	topic := s.topic("a")
+	s.publishN(topic, 5)
+	x := s.subscribe(topic, "x", 0)
+	s.want(offsets(s.receive(x, 5)), 0, 1, 2, 3, 4)
+	s.ack(x, 0, 1, 3)
+	y := s.subscribe(topic, "y", 0)
+	s.want(offsets(s.receive(y, 2)), 2, 4) // 3 is not held for anybody
+}
+
+func testOneObject(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	x := s.subscribe(topic, "x", 0)
+	if again := s.subscribe(topic, "x", 0); again != x {
+		t.Error("two objects for one subscription")
+	}
+	if err := x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if again := s.subscribe(topic, "x", 0); again == x {
+		t.Error("a closed subscription was returned")
+	}
+}
+
+func testRelease(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	sub := s.subscribe(topic, "x", 0)
+	s.publishN(topic, 4)
+	s.receive(sub, 3)
+	if err := sub.Release(0, 2, 0); err != nil {
+		t.Fatal(err)
+	}
+	got := s.receive(sub, 3) // what was released comes first, in order
+	s.want(offsets(got), 0, 2, 3)
+	if got[0].Delivery != 2 || got[2].Delivery != 1 {
+		t.Errorf("deliveries %d and %d, want 2 and 1", got[0].Delivery, got[2].Delivery)
+	}
+	s.ack(sub, 0)
+	if err := sub.Release(0, 0); err != nil { // settled: there is nothing to give back
+		t.Fatal(err)
+	}
+	s.none(sub)
+}
+
+func testReleaseDelay(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	sub := s.subscribe(topic, "x", 0)
+	s.publishN(topic, 3)
+	s.receive(sub, 3)
+	start := time.Now()
+	if err := sub.Release(80*time.Millisecond, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := sub.Release(20*time.Millisecond, 1); err != nil {
+		t.Fatal(err)
+	}
+	s.want(offsets(s.receive(sub, 2)), 1, 0)
+	if took := time.Since(start); took < 80*time.Millisecond {
+		t.Errorf("came back after %v, want 80ms", took)
+	}
+}
+
+func testMaxInFlight(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	sub := s.subscribe(topic, "x", 2)
+	s.publishN(topic, 4)
+	s.want(offsets(s.receive(sub, 2)), 0, 1)
+	s.none(sub)
+	if st := sub.Stats(); st.InFlight != 2 {
+		t.Errorf("%d in flight, want 2", st.InFlight)
+	}
+	s.ack(sub, 1)
+	s.want(offsets(s.receive(sub, 1)), 2)
+	if err := sub.Release(0, 0); err != nil {
+		t.Fatal(err)
+	}
+	s.want(offsets(s.receive(sub, 1)), 0)
+}
+
+func testCloseSubscription(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	sub := s.subscribe(topic, "x", 0)
+	s.publishN(topic, 2)
+	s.receive(sub, 2)
+	s.ack(sub, 0)
+	if err := sub.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := sub.Ack(1); !errors.Is(err, queue.ErrClosed) {
+		t.Errorf("ack on a closed subscription: %v, want ErrClosed", err)
+	}
+	got := s.receive(s.subscribe(topic, "x", 0), 1)
+	s.want(offsets(got), 1)
+	if got[0].Delivery != 1 {
+		t.Errorf("delivery %d, want 1: it counts this opening", got[0].Delivery)
+	}
+}
+
+func testAtomic(t *testing.T, s *suite) {
+	in, out, dead := s.topic("in"), s.topic("out"), s.topic("dead")
+	sub := s.subscribe(in, "x", 0)
+	s.publishN(in, 3)
+	s.receive(sub, 3)
+	err := s.e.Atomic(s.ctx(), queue.Tx{
+		Publish: []queue.TxPublish{{Topic: out, Messages: []message.Message{text(7), text(8)}}, {Topic: dead, Messages: []message.Message{text(9)}}},
+		Ack:     []queue.TxAck{{Subscription: sub, Offsets: []uint64{2, 0, 0}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.e.Atomic(s.ctx(), queue.Tx{}); err != nil {
+		t.Errorf("an empty unit: %v", err)
+	}
+	s.want(offsets(s.receive(s.subscribe(out, "o", 0), 2)), 0, 1)
+	s.want(offsets(s.receive(s.subscribe(dead, "d", 0), 1)), 0)
+	if st := sub.Stats(); st.Floor != 1 || st.Backlog != 1 || st.InFlight != 1 {
+		t.Errorf("stats %+v", st)
+	}
+}
+
+func testForeign(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	sub := s.subscribe(topic, "x", 0)
+	if err := s.e.Atomic(s.ctx(), queue.Tx{Publish: []queue.TxPublish{{Topic: foreignTopic{topic}, Messages: []message.Message{text(0)}}}}); err == nil {
+		t.Error("a foreign topic was taken")
+	}
+	if err := s.e.Atomic(s.ctx(), queue.Tx{Ack: []queue.TxAck{{Subscription: foreignSubscription{sub}, Offsets: []uint64{0}}}}); err == nil {
+		t.Error("a foreign subscription was taken")
+	}
+}
+
+type (
+	foreignTopic        struct{ queue.Topic }
+	foreignSubscription struct{ queue.Subscription }
+)
+
+func testBrowse(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	s.publishN(topic, 5)
+	browse := func(from uint64) (out []uint64) {
+		for r, err := range topic.Browse(s.ctx(), from) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Message.ID != fmt.Sprint(r.Offset) {
+				t.Errorf("offset %d has id %q", r.Offset, r.Message.ID)
+			}
+			out = append(out, r.Offset)
+		}
+		return out
+	}
+	s.want(browse(0), 0, 1, 2, 3, 4)
+	s.want(browse(3), 3, 4)
+	s.want(browse(5))
+	sub := s.subscribe(topic, "x", 0)
+	s.receive(sub, 5)
+	s.ack(sub, 0, 2)
+	s.want(browse(0), 1, 3, 4)
+	for range topic.Browse(s.ctx(), 0) {
+		break
+	}
+	if st := sub.Stats(); st.InFlight != 3 {
+		t.Errorf("%d in flight after browsing, want 3", st.InFlight)
+	}
+}
+
+func testStats(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	if got := topic.Stats(); got.Messages != 0 || got.Bytes != 0 || got.Name != "a" {
+		t.Errorf("stats of an empty topic: %+v", got)
+	}
+	s.publishN(topic, 10)
+	sub := s.subscribe(topic, "x", 0)
+	s.receive(sub, 4)
+	s.ack(sub, 0, 1, 3)
+	got := topic.Stats()
+	if got.First != 2 || got.Next != 10 || got.Messages != 7 || got.Bytes == 0 {
+		t.Errorf("stats %+v", got)
+	}
+	want := []queue.SubStats{{Name: "x", Floor: 2, Backlog: 7, InFlight: 1}}
+	if d := cmp.Diff(want, got.Subscriptions); d != "" {
+		t.Error(d)
+	}
+	s.topic("b")
+	if d := cmp.Diff([]string{"a", "b"}, s.e.Topics()); d != "" {
+		t.Error(d)
+	}
+}
+
+func testReceiveContext(t *testing.T, s *suite) {
+	sub := s.subscribe(s.topic("a"), "x", 0)
+	ctx, cancel := context.WithTimeout(s.ctx(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := sub.Receive(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("receive: %v, want the context's error", err)
+	}
+}
+
+func testCloseEndsReceivers(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	a, b := s.subscribe(topic, "x", 0), s.subscribe(topic, "y", 0)
+	g := run.NewGroup(s.ctx())
+	wait := func(sub queue.Subscription) {
+		g.Go("receiver", func(ctx context.Context) error {
+			if _, err := sub.Receive(ctx, 1); !errors.Is(err, queue.ErrClosed) {
+				return fmt.Errorf("receive: %w, want ErrClosed", err)
+			}
+			return nil
+		})
+	}
+	for range 3 {
+		wait(a)
+		wait(b)
+	}
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+	s.close()
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func testConcurrentClose(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	g := run.NewGroup(s.ctx())
+	for range 4 {
+		g.Go("publisher", func(ctx context.Context) error {
+			for i := range 1000 {
+				_, err := topic.Publish(ctx, []message.Message{text(i)})
+				if errors.Is(err, queue.ErrClosed) {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		g.Go("closer", func(ctx context.Context) error { return s.e.Close(ctx) })
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func testAfterClose(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	sub := s.subscribe(topic, "x", 0)
+	s.close()
+	_, publish := topic.Publish(s.ctx(), []message.Message{text(0)})
+	_, subscribe := topic.Subscribe(s.ctx(), "y", queue.SubOptions{})
+	_, receive := sub.Receive(s.ctx(), 1)
+	_, open := s.e.Topic(s.ctx(), "b")
+	_, reopen := s.e.Topic(s.ctx(), "a")
+	var browse error
+	for _, browse = range topic.Browse(s.ctx(), 0) {
+		break
+	}
+	for name, err := range map[string]error{
+		"publish": publish, "subscribe": subscribe, "receive": receive, "open": open, "reopen": reopen,
+		"ack": sub.Ack(0), "release": sub.Release(0, 0),
+		"atomic": s.e.Atomic(s.ctx(), queue.Tx{Publish: []queue.TxPublish{{Topic: topic, Messages: []message.Message{text(0)}}}}),
+	} {
+		if !errors.Is(err, queue.ErrClosed) {
+			t.Errorf("%s after close: %v, want ErrClosed", name, err)
+		}
+	}
+	if browse != nil && !errors.Is(browse, queue.ErrClosed) {
+		t.Errorf("browse after close: %v", browse)
+	}
+	if err := sub.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func testTooLarge(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	if _, err := topic.Publish(s.ctx(), []message.Message{{Payload: make([]byte, 64<<20+1)}}); !errors.Is(err, message.ErrTooLarge) {
+		t.Errorf("publish: %v, want ErrTooLarge", err)
+	}
+	if first := s.publish(topic, text(0)); first != 0 {
+		t.Errorf("first offset %d, want 0: a refused message takes none", first)
+	}
+}
+
+func (s *suite) reopen() {
+	s.t.Helper()
+	if !s.f.Durable {
+		s.t.Skip("the engine is not durable")
+	}
+	s.close()
+	s.open()
+}
+
+func testReopen(t *testing.T, s *suite) {
+	topic := s.topic("a")
+	sub := s.subscribe(topic, "x", 0)
+	s.publish(topic, full(), text(1), text(2))
+	s.receive(sub, 2)
+	s.ack(sub, 1)
+	s.reopen()
+	topic = s.topic("a")
+	got := s.receive(s.subscribe(topic, "x", 0), 2)
+	s.want(offsets(got), 0, 2)
+	if d := diff(full(), got[0].Message); d != "" {
+		t.Error(d)
+	}
+	if first := s.publish(topic, text(3)); first != 3 {
+		t.Errorf("first offset %d, want 3", first)
+	}
+}
+
+func testReopenSettled(_ *testing.T, s *suite) {
+	topic := s.topic("a")
+	sub := s.subscribe(topic, "x", 0)
+	s.publishN(topic, 20)
+	s.ack(sub, offsets(s.receive(sub, 20))...)
+	for range 3 {
+		s.reopen()
+		topic = s.topic("a")
+		sub = s.subscribe(topic, "x", 0)
+		s.none(sub)
+	}
+	s.publishN(topic, 1)
+	s.want(offsets(s.receive(sub, 1)), 20)
+}
