@@ -107,6 +107,8 @@ func (d *document) visit(pointer string, node any, base *url.URL, boolean bool) 
 		k, known := d.words[word]
 		switch {
 		case strings.HasPrefix(word, "x-") && !known:
+		case word == "$schema" && pointer != "":
+			d.problem(child(pointer, word), CodeDraft, "a part of a schema cannot have a draft of its own", "say it once, at the top")
 		case !known:
 			d.problem(child(pointer, word), CodeKeyword, fmt.Sprintf("draft %d does not define %q", d.draft, word), advice(word, d.draft))
 		case ref && k.keep && word != "definitions", ref && (word == "id" || word == "$id"):

@@ -40,6 +40,7 @@ func TestRefusedSchemas(t *testing.T) {
 		{"draft 2020-12", `{"$schema":"https://json-schema.org/draft/2020-12/schema"}`, CodeDraft, "/$schema"},
 		{"draft 2019-09", `{"$schema":"https://json-schema.org/draft/2019-09/schema"}`, CodeDraft, "/$schema"},
 		{"own meta-schema", `{"$schema":"http://example.com/schema"}`, CodeDraft, "/$schema"},
+		{"a draft for a part", `{"not":{"$schema":"http://json-schema.org/draft-07/schema#"}}`, CodeDraft, "/not/$schema"},
 		{"$schema of the wrong kind", `{"$schema":7}`, CodeShape, "/$schema"},
 		{"misspelt keyword", `{"properties":{"a":{"minLenght":1}}}`, CodeKeyword, "/properties/a/minLenght"},
 		{"keyword of a later draft", `{"unevaluatedProperties":false}`, CodeKeyword, "/unevaluatedProperties"},

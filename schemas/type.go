@@ -100,16 +100,18 @@ func (t *Type) Without(path jsonscan.Path) *Type {
 	return &c
 }
 
-// Join returns what holds for values of both types: the fields that both have.
+// Join returns what holds for values of both types: the fields that both have, and the
+// labels of either.
 func Join(a, b *Type) *Type {
 	switch {
 	case a == nil || b == nil:
 		return nil
 	case a.Kind != b.Kind:
-		return &Type{Kind: Any, Nullable: a.Nullable || b.Nullable}
+		return &Type{Kind: Any, Nullable: a.Nullable || b.Nullable, Labels: union(a.Labels, b.Labels)}
 	}
 	c := &Type{Kind: a.Kind, Nullable: a.Nullable || b.Nullable, Open: a.Open && b.Open, Required: a.Required && b.Required}
-	c.Labels = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(a.Labels), b.Labels...))))
+	c.Closed = a.Closed && b.Closed
+	c.Labels = union(a.Labels, b.Labels)
 	if a.Kind == Object {
 		c.Fields = map[string]*Type{}
 		for name, field := range a.Fields {

@@ -16,7 +16,8 @@ import (
 const separator = "\xff"
 
 // Validate scans the message strictly and checks it against the schema. The error is a *jsonscan.SyntaxError, an
-// *Invalid or a *Fault.
+// *Invalid or a *Fault. Of formats the validator checks date, time, date-time, email, hostname, ipv4, ipv6, uri and its
+// kin, uuid, regex and JSON pointers; others are annotations.
 func (s *Schema) Validate(raw []byte) error {
 	if err := jsonscan.Check(raw); err != nil {
 		return err

@@ -48,32 +48,24 @@ func (d *Doc) scan() {
 // value scans the document's value, which starts at pos, and returns the offset after it. It keeps its own stack.
 func (d *Doc) value(raw []byte, pos int) int {
 	state := d.root()
-	for pos < len(raw) {
+	for pos >= 0 && pos < len(raw) {
 		start := pos
 		switch c := raw[pos]; c {
 		case '{', '[':
-			if pos = d.open(raw, pos, state); pos < 0 || pos >= len(raw) {
-				return d.fail(CodeMalformed, len(raw))
-			}
-			if raw[pos] != c+2 { // not empty: the brackets of ASCII are two apart
-				if pos, state = d.first(raw, pos); pos < 0 {
-					return -1
-				}
+			pos = d.open(raw, pos, state)
+			if pos >= 0 && pos < len(raw) && raw[pos] != c+2 { // not empty: the brackets of ASCII are two apart
+				pos, state = d.first(raw, pos)
 				continue
 			}
 		case '"':
-			if pos = d.stringEnd(raw, pos+1); pos >= 0 {
-				pos = d.found(raw, start, pos, state)
-			}
+			pos = d.found(raw, start, d.stringEnd(raw, pos+1), state)
 		default:
-			if pos = d.scalarEnd(raw, pos); pos >= 0 {
-				pos = d.found(raw, start, pos, state)
-			}
+			pos = d.found(raw, start, d.scalarEnd(raw, pos), state)
 		}
 		if pos < 0 {
 			return -1
 		}
-		if pos, state = d.next(raw, pos); len(d.stack) == 0 || pos < 0 {
+		if pos, state = d.next(raw, pos); len(d.stack) == 0 {
 			return pos
 		}
 	}
@@ -109,8 +101,11 @@ func (d *Doc) literalEnd(raw []byte, pos int, text string) int {
 	return d.fail(CodeMalformed, pos)
 }
 
-// found notes the value from start to pos and skips the white space after it.
+// found notes the value from start to pos and skips the white space after it. It passes a failure on.
 func (d *Doc) found(raw []byte, start, pos int, state int32) int {
+	if pos < 0 {
+		return pos
+	}
 	if state >= 0 {
 		d.note(state, start, pos)
 	}
@@ -231,9 +226,11 @@ func (d *Doc) member(raw []byte, pos int, f *frame) (int, int32) {
 		}
 	}
 	f.bloom |= bit
-	state := f.state
-	if state >= 0 {
-		state = d.nodes[state].child(e.key, d.names.bytes(raw, e))
+	state := none
+	if f.state >= 0 {
+		if n := &d.nodes[f.state]; n.bloom&bit != 0 {
+			state = n.child(e.key, d.names.bytes(raw, e))
+		}
 	}
 	if pos+1 < len(raw) && raw[pos] == ':' && raw[pos+1] > ' ' {
 		return pos + 1, state

@@ -125,6 +125,7 @@ func (s *Set) Slot(p Path) (slot int, ok bool) {
 type node struct {
 	slots  []int32 // paths that end at the value
 	single int32   // the one of slots, if it is only one and names only one value; else none
+	bloom  uint64  // bits of the keys of kids, as in a frame
 	kids   []edge
 	tab    []int32 // open addressing over kids by key
 	index  []indexEdge
@@ -153,8 +154,9 @@ func (n *node) child(key uint64, name []byte) int32 {
 		if k < 0 {
 			return none
 		}
-		if e := &n.kids[k]; e.key == key && e.name == string(name) {
-			return e.next
+		e := &n.kids[k]
+		if e.key == key && len(e.name) == len(name) && (len(name) < 8 || e.name == string(name)) {
+			return e.next // the keys of short names are as good as the names
 		}
 	}
 }
@@ -241,5 +243,6 @@ func (n *node) fill() {
 			i = (i + 1) & (size - 1)
 		}
 		n.tab[i] = int32(k)
+		n.bloom |= 1 << (e.key >> 58)
 	}
 }
