@@ -89,12 +89,16 @@ func Unavailable(err error) error {
 	return &UnavailableError{Err: err}
 }
 
-// IsUnavailable reports whether err is, or wraps, an *UnavailableError, or is the
-// end of a context: in all of these the message did nothing wrong.
+// IsUnavailable reports whether err is, or wraps, an *UnavailableError or ErrBehind,
+// or is the end of a context: in all of these the message did nothing wrong.
 func IsUnavailable(err error) bool {
 	var u *UnavailableError
-	return errors.As(err, &u) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+	return errors.As(err, &u) || errors.Is(err, ErrBehind) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
+
+// ErrBehind is the reason of a message that a sink did not try, because an earlier
+// message of the batch with the same Key was not taken.
+var ErrBehind = errors.New("an earlier message with the same key was not taken")
 
 // Reason says why a message could not go on. It is what dead letters, logs and
 // spans carry, so none of its fields may quote the message's data.

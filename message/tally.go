@@ -87,9 +87,8 @@ func (t *Tally) Settle(i int, outcome Outcome) (worst Outcome, done bool) {
 	return o.worst, true
 }
 
-// Last reports whether exactly one part of the origin is open, so that settling it
-// completes the origin.
-func (t *Tally) Last(i int) bool { return t.origins[i].open == 1 }
+// Parts returns the number of open parts of an origin.
+func (t *Tally) Parts(i int) int { return t.origins[i].open }
 
 // Open returns the number of origins that are not done.
 func (t *Tally) Open() int { return len(t.origins) - len(t.free) }

@@ -1,0 +1,121 @@
+package pipelines
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/linkspan/linkspan/connectors"
+	"github.com/linkspan/linkspan/internal/config"
+	"github.com/linkspan/linkspan/internal/expression"
+	"github.com/linkspan/linkspan/internal/jsonscan"
+	"github.com/linkspan/linkspan/schemas"
+	"github.com/linkspan/linkspan/transform"
+)
+
+func (c *planner) compileSinks(t *schemas.Type) {
+	if c.file.Out.IsZero() {
+		return
+	}
+	fields := c.file.Out.Fields()
+	if len(fields) == 0 {
+		c.report.Errorf(c.file.Out, "LS1324", "write NAME: {file: {path: out.ndjson}}", "out needs at least one sink")
+	}
+	written := slices.Clone(c.written)
+	for _, f := range fields {
+		c.written = slices.Clone(written)
+		c.compileSink(f, t)
+	}
+}
+
+func (c *planner) compileSink(f config.Field, t *schemas.Type) {
+	paths := &jsonscan.Builder{}
+	sc := c.stepCompiler(t, paths)
+	s := SinkPlan{Name: f.Name}
+	connector, node := c.endpoint(f, []string{"steps", "headers"})
+	s.Steps = c.compileSteps(f.Value.Get("steps"), "out."+f.Name+".steps", sc)
+	if connector.Name != "" {
+		if connector.Sink == nil {
+			c.report.Errorf(f.Value, "LS1325", "use it under in", "%s cannot be a sink", connector.Name)
+		} else {
+			s.Connector, s.Traits = connector.Name, connector.Sink.Traits
+			c.compileOptions(&s, connector, node, sc)
+		}
+	}
+	var headers struct {
+		Headers []string `yaml:"headers"`
+	}
+	if h := f.Value.Get("headers"); !h.IsZero() {
+		for _, item := range append(h.Items(), scalarItem(h)...) {
+			headers.Headers = append(headers.Headers, item.Text())
+		}
+		if len(headers.Headers) == 0 && !h.IsSequence() {
+			c.report.Errorf(h, "LS1110", "write a list: [x-tenant, x-request-id]", "headers lists the headers that may leave")
+		}
+	}
+	s.Headers, s.written, s.scans = headers.Headers, slices.Clone(c.written), sc.Payload
+	set, err := paths.Build()
+	if err != nil {
+		c.report.Errorf(f.Key, "LS1321", "split the sink", "%s", err)
+		return
+	}
+	s.paths = set
+	c.plan.Sinks = append(c.plan.Sinks, s)
+}
+
+func scalarItem(n config.Node) []config.Node {
+	if n.IsScalar() && !n.IsNull() {
+		return []config.Node{n}
+	}
+	return nil
+}
+
+func (c *planner) compileOptions(s *SinkPlan, connector connectors.Spec, node config.Node, sc *transform.Compiler) {
+	build, options := connector.Sink.Decode(node, c.report)
+	s.build = build
+	for i, o := range options {
+		o.Index = i
+		at := o.Expr.Node.Position()
+		where := transform.Where{Step: "out." + s.Name, File: at.File, Line: at.Line}
+		p := expression.Compile(o.Expr, expression.Anything, sc.Scope, where.Step, c.report)
+		if p == nil {
+			continue
+		}
+		sc.Payload = sc.Payload || p.ReadsPayload()
+		s.options = append(s.options, optionPlan{program: p, allow: o.Allow, where: where})
+	}
+}
+
+func (c *planner) checkDelivery() {
+	d := &c.plan.Delivery
+	n := c.file.Delivery
+	if d.Retry.Attempts < 1 || d.MaxInFlight < 1 || d.Lanes < 1 || d.Lanes > 1024 || d.StopTimeout <= 0 {
+		c.report.Errorf(n, "LS1327", "use positive numbers", "attempts, max_in_flight, lanes and stop_timeout must be positive (lanes at most 1024)")
+	}
+	c.plan.Guarantee = c.guarantee()
+	switch d.Guarantee {
+	case "", "at-most-once", c.plan.Guarantee.Level:
+	case "at-least-once", "effectively-once":
+		c.report.Errorf(n.Get("guarantee"), "LS1328", "assert "+c.plan.Guarantee.Level+", or change what it names",
+			"the pipeline gives only %s: %s", c.plan.Guarantee.Level, c.plan.Guarantee.Because)
+	default:
+		c.report.Errorf(n.Get("guarantee"), "LS1327", config.Suggest(d.Guarantee, []string{"at-most-once", "at-least-once", "effectively-once"}), "there is no guarantee %q", d.Guarantee)
+	}
+}
+
+// guarantee is the weakest link from the sources through the queue to the sinks.
+func (c *planner) guarantee() Guarantee {
+	for _, s := range c.plan.Sources {
+		if s.Connector != "" && !s.Traits.Redelivers {
+			return Guarantee{"at-most-once", fmt.Sprintf("in.%s (%s) does not send again what was not acknowledged", s.Name, s.Connector)}
+		}
+	}
+	if !c.reg.Queue.Durable {
+		return Guarantee{"at-most-once", fmt.Sprintf("the queue (%s) does not survive the process", c.reg.Queue.Name)}
+	}
+	for _, s := range c.plan.Sinks {
+		if s.Connector != "" && !s.Traits.Confirms {
+			return Guarantee{"at-most-once", fmt.Sprintf("out.%s (%s) does not confirm", s.Name, s.Connector)}
+		}
+	}
+	return Guarantee{"at-least-once", fmt.Sprintf("after a crash up to %d messages that were delivered and not settled come again", c.plan.Delivery.MaxInFlight)}
+}

@@ -1,0 +1,163 @@
+package pipelines
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/linkspan/linkspan/message"
+	"github.com/linkspan/linkspan/queue"
+)
+
+// Headers of a dead letter. The original message keeps its own headers, payload and
+// properties unchanged beside them.
+const (
+	headerCode     = reserved + "dead.code"
+	headerStep     = reserved + "dead.step"
+	headerText     = reserved + "dead.text"
+	headerFile     = reserved + "dead.file"
+	headerLine     = reserved + "dead.line"
+	headerAttempts = reserved + "dead.attempts"
+	headerOffset   = reserved + "dead.offset"
+	headerPlan     = reserved + "dead.plan"
+	headerSink     = reserved + "sink"
+)
+
+// deadSubscription is the subscription that holds dead letters until somebody
+// decides.
+const deadSubscription = "operator"
+
+// deadLetter is a part that ends in the dead letters, until it is stored.
+type deadLetter struct {
+	unit *unit
+	msg  message.Message
+	code string
+	sink int
+}
+
+// deadLetter notes that a part of u cannot go on. Sink is the index of the sink that
+// refused it, or -1 when it got to none: a retry then takes the whole way again.
+func (l *lane) deadLetter(u *unit, r *message.Reason, sink, attempts int) {
+	m := u.record.Message
+	m.Headers = append(message.Headers{}, m.Headers...)
+	m.Headers.Del(headerSink)
+	text := func(name, value string) {
+		if value != "" {
+			m.Headers.Add(name, message.String(value))
+		}
+	}
+	text(headerCode, r.Code)
+	text(headerStep, r.Step)
+	text(headerText, r.Text)
+	text(headerFile, r.File)
+	m.Headers.Add(headerLine, message.Int(int64(r.Line)))
+	m.Headers.Add(headerAttempts, message.Int(int64(attempts)))
+	m.Headers.Add(headerOffset, message.Int(int64(u.record.Offset))) //nolint:gosec // offsets stay far below
+	text(headerPlan, l.run.plan.Hash)
+	if sink >= 0 {
+		text(headerSink, l.run.plan.Sinks[sink].Name)
+	}
+	m.Options = nil
+	l.dead = append(l.dead, deadLetter{unit: u, msg: m, code: r.Code, sink: sink})
+}
+
+// storeDead publishes the dead letters and acknowledges, in the same unit, the
+// messages that end with them: a crash can neither lose nor double them. When they
+// cannot be stored they stay noted, and the lane takes nothing new until they are.
+func (l *lane) storeDead(ctx context.Context) {
+	if len(l.dead) == 0 {
+		return
+	}
+	var tx queue.Tx
+	pub := queue.TxPublish{Topic: l.run.dead}
+	ending := map[*unit]int{}
+	for i := range l.dead {
+		pub.Messages = append(pub.Messages, l.dead[i].msg)
+		ending[l.dead[i].unit]++
+	}
+	ack := queue.TxAck{Subscription: l.run.subscription}
+	for u, parts := range ending {
+		if l.tally.Parts(u.origin) == parts {
+			ack.Offsets = append(ack.Offsets, u.record.Offset)
+		}
+	}
+	tx.Publish = []queue.TxPublish{pub}
+	if len(ack.Offsets) > 0 {
+		tx.Ack = []queue.TxAck{ack}
+	}
+	if err := l.run.queue.Atomic(ctx, tx); err != nil {
+		if ctx.Err() == nil {
+			l.run.log.LogAttrs(ctx, slog.LevelError, "dead letters cannot be stored; the lane waits", slog.String("error", err.Error()))
+		}
+		return
+	}
+	for i := range l.dead {
+		d := &l.dead[i]
+		l.tally.Settle(d.unit.origin, message.DeadLettered)
+		l.run.count.dead(d.code)
+		l.logDead(ctx, d)
+	}
+	clear(l.dead)
+	l.dead = l.dead[:0]
+}
+
+func (l *lane) logDead(ctx context.Context, d *deadLetter) {
+	h := d.msg.Headers
+	l.run.log.LogAttrs(ctx, slog.LevelWarn, "dead letter",
+		slog.String("code", d.code), slog.String("step", h.Text(headerStep)), slog.String("reason", h.Text(headerText)),
+		slog.String("at", h.Text(headerFile)+":"+h.Text(headerLine)), slog.Uint64("offset", d.unit.record.Offset))
+}
+
+// DeadLetter is one entry of a pipeline's dead letters.
+type DeadLetter struct {
+	// Number identifies the entry in its pipeline.
+	Number   uint64    `json:"number"`
+	Pipeline string    `json:"pipeline"`
+	Time     time.Time `json:"time"`
+	Code     string    `json:"code"`
+	Step     string    `json:"step"`
+	Reason   string    `json:"reason"`
+	File     string    `json:"file,omitempty"`
+	Line     int       `json:"line,omitempty"`
+	Source   string    `json:"source"`
+	Sink     string    `json:"sink,omitempty"`
+	Attempts int       `json:"attempts"`
+	Offset   uint64    `json:"offset"`
+	Plan     string    `json:"plan"`
+	Size     int       `json:"size"`
+	// Message is the original message. It is shown on request only.
+	Message message.Message `json:"-"`
+}
+
+// ReadDeadLetter reads an entry from its record in the queue.
+func ReadDeadLetter(pipeline string, r *queue.Record) DeadLetter {
+	h := r.Message.Headers
+	number := func(name string) int {
+		v, _ := h.Get(name)
+		i, _ := v.Any().(int)
+		return i
+	}
+	d := DeadLetter{
+		Number: r.Offset, Pipeline: pipeline, Time: r.Appended,
+		Code: h.Text(headerCode), Step: h.Text(headerStep), Reason: h.Text(headerText),
+		File: h.Text(headerFile), Line: number(headerLine),
+		Source: r.Message.Source, Sink: h.Text(headerSink),
+		Attempts: number(headerAttempts), Offset: uint64(number(headerOffset)), //nolint:gosec // written by us
+		Plan: h.Text(headerPlan), Size: len(r.Message.Payload),
+		Message: r.Message,
+	}
+	d.Message.Headers = original(h)
+	return d
+}
+
+// original returns the headers that the message had when it arrived.
+func original(h message.Headers) message.Headers {
+	var kept message.Headers
+	for _, x := range h {
+		if !strings.HasPrefix(x.Name, reserved) {
+			kept = append(kept, x)
+		}
+	}
+	return kept
+}

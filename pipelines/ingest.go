@@ -1,0 +1,109 @@
+package pipelines
+
+import (
+	"context"
+	"strings"
+
+	"github.com/linkspan/linkspan/internal/jsonscan"
+	"github.com/linkspan/linkspan/message"
+	"github.com/linkspan/linkspan/queue"
+	"github.com/linkspan/linkspan/schemas"
+)
+
+// reserved is the prefix of headers that linkspan itself writes. A sender's headers
+// with it are removed, so that nobody outside can pretend to be a dead letter that is
+// tried again.
+const reserved = "linkspan."
+
+// ingest takes responsibility for what a source received by storing it. It is the
+// first hand-over: nil means that the messages are on stable storage.
+type ingest struct {
+	source  string
+	answers bool
+	schema  *schemas.Schema
+	topic   queue.Topic
+	limit   int
+	count   *sourceCounters
+}
+
+// Handle implements message.Handler.
+func (h *ingest) Handle(ctx context.Context, b *message.Batch) error {
+	var refused []message.Failed
+	for i := range b.Messages {
+		m := &b.Messages[i]
+		m.Source = h.source
+		stripReserved(m)
+		if err := h.check(m); err != nil {
+			refused = append(refused, message.Failed{Index: i, Err: err})
+		}
+	}
+	good := b.Messages
+	if len(refused) > 0 {
+		h.count.refused.Add(uint64(len(refused)))
+		good = without(b.Messages, refused)
+	}
+	if len(good) > 0 {
+		if _, err := h.topic.Publish(ctx, good); err != nil {
+			return err
+		}
+		h.count.received.Add(uint64(len(good)))
+	}
+	if len(refused) > 0 {
+		return &message.PartialError{Failed: refused}
+	}
+	return nil
+}
+
+func without(all []message.Message, refused []message.Failed) []message.Message {
+	good := make([]message.Message, 0, len(all)-len(refused))
+	next := 0
+	for i := range all {
+		if next < len(refused) && refused[next].Index == i {
+			next++
+			continue
+		}
+		good = append(good, all[i])
+	}
+	return good
+}
+
+func stripReserved(m *message.Message) {
+	for i := range m.Headers {
+		if strings.HasPrefix(m.Headers[i].Name, reserved) {
+			var kept message.Headers
+			for _, h := range m.Headers {
+				if !strings.HasPrefix(h.Name, reserved) {
+					kept = append(kept, h)
+				}
+			}
+			m.Headers = kept
+			return
+		}
+	}
+}
+
+// check refuses what never can be processed, where the sender can be told.
+func (h *ingest) check(m *message.Message) error {
+	if m.Size() > h.limit {
+		return message.ErrTooLarge
+	}
+	if !h.answers || h.schema == nil && !isJSON(m.ContentType) {
+		return nil
+	}
+	if err := jsonscan.Check(m.Payload); err != nil {
+		return scanReason(err)
+	}
+	if h.schema == nil {
+		return nil
+	}
+	if err := h.schema.ValidateScanned(m.Payload); err != nil {
+		return &message.Reason{Code: "LS2401", Text: err.Error(), Permanent: true}
+	}
+	return nil
+}
+
+func isJSON(contentType string) bool {
+	media, _, _ := strings.Cut(contentType, ";")
+	media = strings.ToLower(strings.TrimSpace(media))
+	return media == "application/json" || strings.HasSuffix(media, "+json")
+}

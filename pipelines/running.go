@@ -1,0 +1,303 @@
+package pipelines
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/linkspan/linkspan/connectors"
+	"github.com/linkspan/linkspan/internal/config"
+	"github.com/linkspan/linkspan/internal/expression"
+	"github.com/linkspan/linkspan/internal/jsonscan"
+	"github.com/linkspan/linkspan/internal/run"
+	"github.com/linkspan/linkspan/message"
+	"github.com/linkspan/linkspan/queue"
+)
+
+// running is a Plan with its connections, topics and lanes.
+type running struct {
+	plan         *Plan
+	log          *slog.Logger
+	queue        queue.Engine
+	topic, dead  queue.Topic
+	subscription queue.Subscription
+	operator     queue.Subscription
+	sources      []*source
+	sinks        []*sink
+	telemetry    *telemetry
+	count        counters
+	seed         maphash.Seed
+
+	stopped atomic.Bool
+	// fail reports an error of storage, which ends the process.
+	fail func(error)
+}
+
+// source is a running input.
+type source struct {
+	plan    *SourcePlan
+	env     connectors.Env
+	current connectors.Source
+	handler message.Handler
+	log     *slog.Logger
+	count   sourceCounters
+	state   atomic.Pointer[string]
+}
+
+func (r *running) stopping() bool { return r.stopped.Load() }
+
+func newRunning(p *Plan, o *Options, listeners *connectors.Listeners, fail func(error)) (*running, error) {
+	r := &running{
+		plan: p, queue: o.Queue, fail: fail, seed: maphash.MakeSeed(),
+		log:       o.Logger.With(slog.String("pipeline", p.Name)),
+		telemetry: &telemetry{tracer: o.Tracer, pipeline: p.Name},
+	}
+	env := func(kind, name string) (connectors.Env, error) {
+		dir := filepath.Join(o.DataDir, "connectors", p.Name, kind+"."+name)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return connectors.Env{}, &EnvironmentError{fmt.Errorf("make state directory: %w", err)}
+		}
+		return connectors.Env{
+			Pipeline: p.Name, Name: name, Dir: dir, Listeners: listeners, MaxMessage: o.MaxMessage,
+			Logger: r.log.With(slog.String(kind, name)),
+		}, nil
+	}
+	for i := range p.Sinks {
+		e, err := env("out", p.Sinks[i].Name)
+		if err != nil {
+			return nil, err
+		}
+		inner, err := p.Sinks[i].build(e)
+		if err != nil {
+			return nil, fmt.Errorf("%s: out.%s: %w", p.Name, p.Sinks[i].Name, err)
+		}
+		s := &sink{plan: &p.Sinks[i], inner: inner, log: e.Logger, backoff: p.Delivery.Retry.Backoff}
+		s.handler = r.telemetry.sink(s.plan.Name, inner)
+		r.sinks = append(r.sinks, s)
+	}
+	for i := range p.Sources {
+		e, err := env("in", p.Sources[i].Name)
+		if err != nil {
+			return nil, err
+		}
+		s := &source{plan: &p.Sources[i], env: e, log: e.Logger}
+		if s.current, err = s.plan.build(e); err != nil {
+			return nil, fmt.Errorf("%s: in.%s: %w", p.Name, s.plan.Name, err)
+		}
+		r.sources = append(r.sources, s)
+	}
+	return r, nil
+}
+
+// bind opens the topics and the addresses that the pipeline listens on.
+func (r *running) bind(ctx context.Context, o *Options) error {
+	var err error
+	if r.topic, err = r.queue.Topic(ctx, r.plan.Topic()); err != nil {
+		return &EnvironmentError{fmt.Errorf("open topic %s: %w", r.plan.Topic(), err)}
+	}
+	if r.dead, err = r.queue.Topic(ctx, r.plan.DeadLetterTopic()); err != nil {
+		return &EnvironmentError{fmt.Errorf("open topic %s: %w", r.plan.DeadLetterTopic(), err)}
+	}
+	r.subscription, err = r.topic.Subscribe(ctx, "lanes", queue.SubOptions{MaxInFlight: r.plan.Delivery.MaxInFlight})
+	if err != nil {
+		return &EnvironmentError{fmt.Errorf("subscribe: %w", err)}
+	}
+	if r.operator, err = r.dead.Subscribe(ctx, deadSubscription, queue.SubOptions{}); err != nil {
+		return &EnvironmentError{fmt.Errorf("subscribe: %w", err)}
+	}
+	for _, s := range r.sinks {
+		if b, ok := s.inner.(connectors.Binder); ok {
+			if err := b.Bind(ctx); err != nil {
+				return &EnvironmentError{fmt.Errorf("%s: out.%s: %w", r.plan.Name, s.plan.Name, err)}
+			}
+		}
+	}
+	for _, s := range r.sources {
+		s.handler = r.telemetry.source(s.plan.Name, &ingest{
+			source: s.plan.Name, answers: s.plan.Traits.Answers, schema: s.plan.schema,
+			topic: r.topic, limit: int(o.MaxMessage), count: &s.count,
+		})
+		if b, ok := s.current.(connectors.Binder); ok {
+			if err := b.Bind(ctx); err != nil {
+				return &EnvironmentError{fmt.Errorf("%s: in.%s: %w", r.plan.Name, s.plan.Name, err)}
+			}
+		}
+	}
+	return nil
+}
+
+// supervise runs a source until ctx ends or its input does, and starts it again with
+// backoff when it fails.
+func (r *running) supervise(ctx context.Context, s *source) error {
+	backoff := config.Backoff{Min: 100 * time.Millisecond, Max: 30 * time.Second}
+	wait := time.Duration(0)
+	for {
+		started := time.Now()
+		s.set("running")
+		err := s.current.Run(ctx, s.handler)
+		switch {
+		case ctx.Err() != nil:
+			s.set("stopped")
+			return nil
+		case errors.Is(err, connectors.ErrEnd):
+			s.log.LogAttrs(ctx, slog.LevelInfo, "the input has ended")
+			s.set("ended")
+			return nil
+		case err == nil:
+			err = errors.New("the source returned")
+		}
+		if time.Since(started) > backoff.Max {
+			wait = 0
+		}
+		if err := r.restart(ctx, s, &wait, backoff, err); err != nil {
+			return nil //nolint:nilerr // the context ended
+		}
+	}
+}
+
+// restart waits and builds the source anew, until that works or ctx ends.
+func (r *running) restart(ctx context.Context, s *source, wait *time.Duration, backoff config.Backoff, cause error) error {
+	for {
+		if *wait == 0 {
+			s.log.LogAttrs(ctx, slog.LevelWarn, "source lost its peer; it is started again", slog.String("error", cause.Error()))
+		}
+		s.set("waiting: " + cause.Error())
+		s.count.restarts.Add(1)
+		*wait = min(max(2**wait, backoff.Min), backoff.Max)
+		timer := time.NewTimer(jitter(*wait))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+		next, err := s.plan.build(s.env)
+		if b, ok := next.(connectors.Binder); ok && err == nil {
+			err = b.Bind(ctx)
+		}
+		if err == nil {
+			s.current = next
+			return nil
+		}
+		cause = err
+	}
+}
+
+func (s *source) set(state string) { s.state.Store(&state) }
+
+// dispatch reads the queue and hands units to lanes by their key, until ctx ends.
+// Units without a key go round.
+func (r *running) dispatch(ctx context.Context, lanes []chan []*unit) error {
+	defer func() {
+		for _, l := range lanes {
+			close(l)
+		}
+	}()
+	o := newOrderer(r.plan)
+	shares := make([][]*unit, len(lanes))
+	turn := 0
+	for {
+		records, err := r.subscription.Receive(ctx, r.plan.Delivery.MaxInFlight)
+		if err != nil {
+			if ctx.Err() == nil && !errors.Is(err, queue.ErrClosed) {
+				r.fail(fmt.Errorf("receive: %w", err))
+			}
+			return nil
+		}
+		units := make([]unit, len(records))
+		for i := range records {
+			u := &units[i]
+			u.record = records[i]
+			o.order(u)
+			lane := turn
+			if u.key != "" {
+				lane = int(maphash.String(r.seed, u.key) % uint64(len(lanes)))
+			}
+			shares[lane] = append(shares[lane], u)
+		}
+		turn = (turn + 1) % len(lanes)
+		for i, share := range shares {
+			if len(share) == 0 {
+				continue
+			}
+			select {
+			case lanes[i] <- share:
+			case <-ctx.Done():
+				return nil
+			}
+			shares[i] = nil
+		}
+	}
+}
+
+// orderer computes ordering keys.
+type orderer struct {
+	plan *Plan
+	free bool
+	env  expression.Env
+	doc  jsonscan.Doc
+}
+
+func newOrderer(p *Plan) *orderer {
+	o := &orderer{plan: p, free: p.Delivery.OrderBy.Source == "none"}
+	o.env.Doc = &o.doc
+	return o
+}
+
+// order sets the unit's key. A key that cannot be computed refuses the message later,
+// in its lane, where it is dead-lettered.
+func (o *orderer) order(u *unit) {
+	switch {
+	case o.free:
+	case o.plan.orderBy == nil:
+		u.key = string(u.record.Message.Key)
+	default:
+		o.env.Message = &u.record.Message
+		o.doc.Reset(o.plan.orderPaths, u.record.Message.Payload)
+		if o.plan.orderBy.ReadsPayload() && o.doc.Scan() != nil {
+			return // the lane scans again and says why
+		}
+		text, _, err := o.plan.orderBy.Text(&o.env)
+		if err != nil {
+			u.refused = asReason(err)
+			return
+		}
+		u.key = text
+	}
+}
+
+// only narrows the sinks of a message that is a retried dead letter of one sink.
+func (r *running) only(m *message.Message, sinks []int) []int {
+	name := m.Headers.Text(headerSink)
+	if name == "" {
+		return sinks
+	}
+	for _, i := range sinks {
+		if r.plan.Sinks[i].Name == name {
+			return []int{i}
+		}
+	}
+	return sinks
+}
+
+func (r *running) newLane() *lane {
+	l := &lane{run: r}
+	l.bench.sinks = make([]sinkBench, len(r.sinks))
+	return l
+}
+
+func (r *running) startLanes(ctx context.Context, dispatchCtx context.Context, g *run.Group) {
+	lanes := make([]chan []*unit, r.plan.Delivery.Lanes)
+	for i := range lanes {
+		lanes[i] = make(chan []*unit, 1)
+		l := r.newLane()
+		g.Go("lane", func(context.Context) error { return l.work(ctx, lanes[i]) })
+	}
+	g.Go("dispatch", func(context.Context) error { return r.dispatch(dispatchCtx, lanes) })
+}

@@ -1,0 +1,127 @@
+package pipelines
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/linkspan/linkspan/connectors"
+	"github.com/linkspan/linkspan/internal/config"
+	"github.com/linkspan/linkspan/message"
+)
+
+// sink is a running output: the connector's sink with a gate in front. While the
+// peer is away the gate is shut, so that every lane does not run into the same
+// time-out; it opens after a backoff that doubles.
+type sink struct {
+	plan    *SinkPlan
+	handler message.Handler
+	log     *slog.Logger
+	backoff config.Backoff
+
+	mu sync.Mutex
+	// Guarded by mu.
+	inner connectors.Sink
+	open  bool
+	shut  time.Time
+	wait  time.Duration
+	cause string
+	count sinkCounters
+}
+
+// send hands a batch to the connector. The errors are those of message.Handler; when
+// the gate is shut the error is an *message.UnavailableError with the time to wait.
+func (s *sink) send(ctx context.Context, b *message.Batch) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	err := s.handler.Handle(ctx, b)
+	s.after(ctx, err)
+	return err
+}
+
+func (s *sink) ready(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if left := time.Until(s.shut); left > 0 {
+		return &message.UnavailableError{Err: errors.New(s.cause), After: left}
+	}
+	if s.open {
+		return nil
+	}
+	if err := s.inner.Open(ctx); err != nil {
+		return s.close(ctx, fmt.Errorf("open: %w", err))
+	}
+	s.open = true
+	return nil
+}
+
+// after keeps the gate by what the connector said. Called without the lock.
+func (s *sink) after(ctx context.Context, err error) {
+	var partial *message.PartialError
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
+		s.recovered(ctx)
+	case errors.As(err, &partial):
+		for _, f := range partial.Failed {
+			if message.IsUnavailable(f.Err) && !errors.Is(f.Err, message.ErrBehind) {
+				_ = s.close(ctx, f.Err)
+				return
+			}
+		}
+		s.recovered(ctx)
+	default:
+		s.open = false
+		_ = s.close(ctx, err)
+	}
+}
+
+func (s *sink) recovered(ctx context.Context) {
+	if s.wait > 0 {
+		s.log.LogAttrs(ctx, slog.LevelInfo, "sink is back")
+	}
+	s.wait, s.cause = 0, ""
+}
+
+// close shuts the gate for the next backoff and returns the error that says so. A
+// context that ended is nobody's fault and shuts nothing.
+func (s *sink) close(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return message.Unavailable(ctx.Err())
+	}
+	if s.wait == 0 {
+		s.log.LogAttrs(ctx, slog.LevelWarn, "sink is not available; its messages wait in the queue", slog.String("error", err.Error()))
+	}
+	s.wait = min(max(2*s.wait, s.backoff.Min), s.backoff.Max)
+	wait := jitter(s.wait)
+	var u *message.UnavailableError
+	if errors.As(err, &u) && u.After > wait {
+		wait = u.After
+	}
+	s.shut, s.cause = time.Now().Add(wait), err.Error()
+	return &message.UnavailableError{Err: err, After: wait}
+}
+
+// status describes the sink now.
+func (s *sink) status() SinkStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return SinkStatus{Name: s.plan.Name, Connector: s.plan.Connector, Available: s.wait == 0, Error: s.cause}
+}
+
+func (s *sink) stop(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.inner.Close(ctx)
+}
+
+// jitter spreads waits by a quarter, so that lanes and instances do not knock at once.
+func jitter(d time.Duration) time.Duration {
+	return d*3/4 + time.Duration(rand.Int64N(int64(d)/4+1)) //nolint:gosec // not a secret
+}
