@@ -31,7 +31,7 @@ type spot struct {
 }
 
 func (r *track) find(offset uint64) (spot, bool) {
-	if offset < r.first || offset-r.first >= uint64(len(r.spots)) {
+	if r == nil || offset < r.first || offset-r.first >= uint64(len(r.spots)) {
 		return spot{}, false
 	}
 	s := r.spots[offset-r.first]

@@ -63,6 +63,7 @@ type Engine struct {
 	lastTopic      uint32
 	lastSub        uint32
 	found          Report
+	replayedFrom   map[uint64]int64 // by segment, for Verify
 }
 
 // Open opens the data directory and creates it when it is new. What a crash left
@@ -73,7 +74,7 @@ func Open(ctx context.Context, dir string, o Options) (*Engine, error) {
 		fs: o.FS, dir: dir, o: o, log: o.Logger,
 		wake: make(chan struct{}, 1), work: make(chan struct{}, 1), changed: make(chan struct{}),
 		quit: make(chan struct{}), keeperDone: make(chan struct{}), closed: make(chan struct{}),
-		topics: map[string]*topic{}, makeSize: o.SegmentSize, batch: newBatch(nil),
+		topics: map[string]*topic{}, replayedFrom: map[uint64]int64{}, makeSize: o.SegmentSize, batch: newBatch(nil),
 	}
 	e.units.New = func() any { return &unit{} }
 	e.index = index{topics: map[uint32]*topic{}, cache: newCache(o.CacheBytes)}

@@ -231,14 +231,14 @@ type view struct {
 // errGone means that no record of this offset is there.
 var errGone = errors.New("the message is not there")
 
-// view returns the block that should have the message. With errGone, next is an
-// offset from which to go on.
-func (x *index) view(t *topic, offset uint64) (v view, bad []damage, err error) {
+// view returns the block that should have the message, or errGone. When it had to be
+// read and is damaged, bad says where and gaps what is missing.
+func (x *index) view(t *topic, offset uint64) (v view, bad []damage, gaps []gap, err error) {
 	x.mu.RLock()
 	s, at, size := x.locate(t, offset)
 	if s == nil {
 		x.mu.RUnlock()
-		return v, nil, errGone
+		return v, nil, nil, errGone
 	}
 	b := x.cache.get(at, size)
 	if b != nil {
@@ -246,7 +246,7 @@ func (x *index) view(t *topic, offset uint64) (v view, bad []damage, err error) 
 	}
 	x.mu.RUnlock()
 	if b != nil {
-		return v, nil, nil
+		return v, nil, nil, nil
 	}
 	return x.load(t, s, at, offset)
 }
@@ -274,7 +274,7 @@ func (x *index) locate(t *topic, offset uint64) (s *segment, at place, size int6
 }
 
 // load reads a block from disk.
-func (x *index) load(t *topic, s *segment, at place, offset uint64) (v view, bad []damage, err error) {
+func (x *index) load(t *topic, s *segment, at place, offset uint64) (v view, bad []damage, gaps []gap, err error) {
 	x.loading.Lock()
 	defer x.loading.Unlock()
 	x.mu.RLock()
@@ -286,23 +286,26 @@ func (x *index) load(t *topic, s *segment, at place, offset uint64) (v view, bad
 	x.mu.RUnlock()
 	switch {
 	case now != s:
-		return v, nil, errGone
+		return v, nil, nil, errGone
 	case b != nil:
-		return v, nil, nil
+		return v, nil, nil, nil
 	}
 	data := make([]byte, size)
 	_, err = s.file.ReadAt(data, at.pos())
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.live(s.number) != s {
-		return v, nil, errGone // freed meanwhile: what was read means nothing
+		return v, nil, nil, errGone // freed meanwhile: what was read means nothing
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
-		return v, nil, fmt.Errorf("read segment: %w", err)
+		return v, nil, nil, fmt.Errorf("read segment: %w", err)
 	}
 	b, bad = parseBlock(at, data, s.epoch)
 	x.cache.put(b)
-	return b.view(t.id), bad, nil
+	if len(bad) > 0 {
+		gaps = x.missing(b, size)
+	}
+	return b.view(t.id), bad, gaps, nil
 }
 
 // cache keeps recent blocks: those that were just written, and those that were just

@@ -175,6 +175,7 @@ func (r *recovery) segment(number uint64, mark place) error {
 		e.index.activate(s, epoch)
 	}
 	r.replayed = append(r.replayed, s)
+	e.replayedFrom[number] = from
 	return r.scan(sc, s, from)
 }
 

@@ -167,12 +167,15 @@ type pointer struct {
 func (c *cursor) find(offset uint64) (pointer, error) {
 	s, ok := c.view.run.find(offset)
 	if !ok {
-		v, bad, err := c.topic.e.index.view(c.topic, offset)
+		v, bad, gaps, err := c.topic.e.index.view(c.topic, offset)
 		if err != nil {
 			return pointer{}, err
 		}
 		c.view = v
 		c.topic.e.report(bad)
+		for _, g := range gaps {
+			c.topic.e.lose(g)
+		}
 		if s, ok = v.run.find(offset); !ok {
 			return pointer{}, errGone
 		}
