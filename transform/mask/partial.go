@@ -54,6 +54,13 @@ func (p partial) mask(dst, raw []byte) ([]byte, error) {
 }
 
 func (p partial) hide(text string) string {
+	if isPlain(text) {
+		return p.hidePlain(text)
+	}
+	return p.hideClusters(text)
+}
+
+func (p partial) hideClusters(text string) string {
 	total := uniseg.GraphemeClusterCount(text)
 	first, last := p.First, p.Last
 	if total-first-last < minHidden {
@@ -70,4 +77,22 @@ func (p partial) hide(text string) string {
 		}
 	}
 	return b.String()
+}
+
+// isPlain reports whether every byte is a character of its own.
+func isPlain(text string) bool {
+	for i := range len(text) {
+		if text[i] >= utf8.RuneSelf || text[i] == '\r' {
+			return false
+		}
+	}
+	return true
+}
+
+func (p partial) hidePlain(text string) string {
+	hidden := len(text) - p.First - p.Last
+	if hidden < minHidden {
+		return strings.Repeat(p.Char, len(text))
+	}
+	return text[:p.First] + strings.Repeat(p.Char, hidden) + text[len(text)-p.Last:]
 }

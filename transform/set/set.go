@@ -146,7 +146,7 @@ func (w *writer) compute(x *write, i int, env *expression.Env) error {
 // setHeader replaces a header in a copy of the list, because the list may still
 // belong to the queue's record.
 func setHeader(it *transform.Item, name string, v message.Value) {
-	headers := it.Message.Headers.Clone()
+	headers := append(make(message.Headers, 0, len(it.Message.Headers)+1), it.Message.Headers...)
 	if v.Kind() == message.KindNull {
 		headers.Del(name)
 	} else {
