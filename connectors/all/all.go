@@ -1,0 +1,23 @@
+// Package all lists the connectors that linkspan is built with. A connector that is
+// not here is not in the program.
+package all
+
+import (
+	"github.com/linkspan/linkspan/connectors"
+	"github.com/linkspan/linkspan/connectors/file"
+	"github.com/linkspan/linkspan/connectors/generate"
+	"github.com/linkspan/linkspan/connectors/http"
+	"github.com/linkspan/linkspan/connectors/mqtt"
+	"github.com/linkspan/linkspan/connectors/stdio"
+)
+
+// Specs returns all connectors, ordered by name.
+func Specs() []connectors.Spec {
+	return []connectors.Spec{
+		file.Spec(),
+		generate.Spec(),
+		http.Spec(),
+		mqtt.Spec(),
+		stdio.Spec(),
+	}
+}

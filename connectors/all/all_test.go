@@ -1,0 +1,33 @@
+package all
+
+import (
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// A connector folder that nobody lists would be built and tested, and missing from
+// the program.
+func TestSpecsListsEveryFolder(t *testing.T) {
+	entries, err := os.ReadDir("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var folders, names []string
+	for _, e := range entries {
+		if e.IsDir() && !slices.Contains([]string{"all", "connectortest", "internal"}, e.Name()) {
+			folders = append(folders, e.Name())
+		}
+	}
+	for _, s := range Specs() {
+		names = append(names, s.Name)
+		if s.Source == nil && s.Sink == nil {
+			t.Errorf("%s has no end", s.Name)
+		}
+	}
+	if d := cmp.Diff(folders, names); d != "" {
+		t.Error(d)
+	}
+}
