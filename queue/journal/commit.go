@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 
@@ -40,6 +41,7 @@ func (e *Engine) commitLoop(context.Context) error {
 		}
 		due = e.checkpointIfDue(due)
 		if b != nil {
+			runtime.Gosched() // those who were just told may have more for the next batch
 			continue
 		}
 		if err := e.markTail(); err != nil {
