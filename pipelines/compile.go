@@ -93,6 +93,8 @@ type planner struct {
 	payload *schemas.Type
 	scans   bool
 	written []string
+	// untyped are the sources without a schema.
+	untyped []config.Field
 }
 
 func (c *planner) compile() {
@@ -114,12 +116,24 @@ func (c *planner) compile() {
 	c.compileSinks(sc.Scope.Payload)
 	c.scans = c.scans || sc.Payload
 	c.checkDelivery()
+	c.warnUntyped()
 	set, err := c.paths.Build()
 	if err != nil {
 		c.report.Errorf(c.root, "LS1321", "split the pipeline", "%s", err)
 		return
 	}
 	c.plan.paths, c.plan.scans = set, c.scans
+}
+
+// warnUntyped says which fields nobody checks. A pipeline that never looks into the
+// payload needs no schema.
+func (c *planner) warnUntyped() {
+	looks := c.scans || slices.ContainsFunc(c.plan.Sinks, func(s SinkPlan) bool { return s.scans })
+	for _, f := range c.untyped {
+		if looks {
+			c.report.Warnf(f.Key, "LS1326", "add `as: SCHEMA` to have fields checked", "in.%s has no schema: fields of its payload are not checked", f.Name)
+		}
+	}
 }
 
 func (c *planner) loadSchemas() {
@@ -292,7 +306,7 @@ func (c *planner) compileSource(f config.Field) *schemas.Type {
 			validate.Spec().Compile(as, sc)
 		}
 	} else if s.Connector != "" {
-		c.report.Warnf(f.Key, "LS1326", "add `as: SCHEMA` to have fields checked", "in.%s has no schema: fields of its payload are not checked", f.Name)
+		c.untyped = append(c.untyped, f)
 	}
 	s.Steps = append(s.Steps, c.compileSteps(f.Value.Get("steps"), "in."+f.Name+".steps", sc)...)
 	c.scans = c.scans || sc.Payload

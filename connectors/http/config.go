@@ -16,7 +16,7 @@ import (
 func Spec() connectors.Spec {
 	return connectors.Spec{
 		Name:   "http",
-		Source: connectors.SourceOf(connectors.Traits{Redelivers: true}, sourceDefaults, newSource),
+		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, Answers: true}, sourceDefaults, newSource),
 		Sink:   connectors.SinkOf(connectors.Traits{Confirms: true, Headers: true}, sinkDefaults, newSink),
 	}
 }
