@@ -1,0 +1,32 @@
+# The two commands for a fresh machine with Go: `make demo` and `make test`.
+GO    ?= go
+TOOL  := $(GO) tool -modfile=tools/go.mod
+KILLS ?= 100
+LONG  ?= 10m
+
+.PHONY: build demo test lint fmt bench test-long fuzz
+
+build: ## build bin/linkspan
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/linkspan ./cmd/linkspan
+
+demo: build ## run the quickstart from end to end and show what happens
+	./examples/quickstart/demo.sh
+
+test: ## run all tests, the race detector on
+	$(GO) test -race ./...
+
+lint: ## run the linters and check the format
+	$(TOOL) golangci-lint run ./...
+
+fmt: ## format
+	$(TOOL) golangci-lint fmt ./...
+
+bench: ## run the benchmarks that docs/performance.md quotes
+	$(GO) test -run '^$$' -bench . -cpu 1 ./pipelines ./internal/jsonscan
+	$(GO) test -run '^$$' -bench . ./queue/journal
+
+test-long: ## kill the bridge KILLS times, and run the batteries at their long size
+	$(GO) test ./test -run TestKill -v -count 1 -timeout 30m -kills $(KILLS)
+
+fuzz: ## fuzz every decoder for LONG each
+	./test/fuzz.sh $(LONG)
