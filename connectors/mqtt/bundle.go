@@ -50,7 +50,7 @@ func (b *bundle) add(p *publication, topic *topicInfo, source string, now time.T
 			b.headers = make(message.Headers, 0, max(64, 2*cap(b.headers), want))
 		}
 		at := len(b.headers)
-		m.Headers = b.headers[at:at : at+want]
+		m.Headers = b.headers[at : at : at+want]
 		p.describe(m, now)
 		b.headers = b.headers[:at+len(m.Headers)]
 	}

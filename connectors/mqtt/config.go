@@ -12,10 +12,11 @@ import (
 
 // Spec describes the mqtt connector.
 func Spec() connectors.Spec {
+	sessions := &book{sessions: map[string]*receipts{}}
 	return connectors.Spec{
 		Name: "mqtt",
-		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, OrderKey: "client and topic"},
-			sourceDefaults, newSource),
+		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, OrderKey: "client and topic"}, sourceDefaults,
+			func(c SourceConfig, e connectors.Env) (connectors.Source, error) { return newSource(c, e, sessions) }),
 		Sink: connectors.SinkOf(connectors.Traits{Confirms: true, Headers: true}, sinkDefaults, newSink),
 	}
 }

@@ -29,12 +29,12 @@ const (
 )
 
 // newSource makes the end that the configuration asks for.
-func newSource(cfg SourceConfig, env connectors.Env) (connectors.Source, error) {
+func newSource(cfg SourceConfig, env connectors.Env, sessions *book) (connectors.Source, error) {
 	if env.MaxMessage > 0 {
 		cfg.MaxPacket = min(cfg.MaxPacket, config.Size(env.MaxMessage+packetOverhead))
 	}
 	if cfg.Listen == "" {
-		return newDialSource(cfg, env), nil
+		return newDialSource(cfg, env, sessions), nil
 	}
 	return &listenSource{cfg: cfg, env: env, bundles: newBundles(), peers: map[*peer]struct{}{}}, nil
 }

@@ -98,7 +98,7 @@ func startListener(t testing.TB, env connectors.Env, next message.Handler, chang
 	if change != nil {
 		change(&cfg)
 	}
-	src, err := newSource(cfg, env)
+	src, err := newSource(cfg, env, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -421,8 +421,8 @@ func TestListenerIsHandedOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	env.Pipeline = "other"
-	src, _ := newSource(SourceConfig{Listen: "127.0.0.1:0"}, env)
-	src2, _ := newSource(SourceConfig{Listen: "127.0.0.1:0"}, testEnvWith(env, "third"))
+	src, _ := newSource(SourceConfig{Listen: "127.0.0.1:0"}, env, nil)
+	src2, _ := newSource(SourceConfig{Listen: "127.0.0.1:0"}, testEnvWith(env, "third"), nil)
 	if err := errors.Join(src.(connectors.Binder).Bind(t.Context()), src2.(connectors.Binder).Bind(t.Context())); err == nil {
 		t.Error("two inputs bound one address")
 	}

@@ -51,7 +51,7 @@ func newPeer(s *listenSource, conn net.Conn, group *run.Group, next message.Hand
 	p := &peer{source: s, link: newLink(conn, min(int(s.cfg.MaxPacket), maxConnectPacket)), gone: make(chan struct{})}
 	p.recv = (&receiver{
 		link: p.link, next: next, start: group.Go, source: s.env.Name, allowed: s.allows,
-		refuse: refuseListen, bundles: s.bundles, limit: s.cfg.ReceiveMaximum, held: &s.held,
+		refuse: refuseListen, bundles: s.bundles, limit: s.cfg.ReceiveMaximum, held: &s.held, log: s.env.Logger,
 	}).init()
 	return p
 }

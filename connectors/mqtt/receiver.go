@@ -3,6 +3,7 @@ package mqtt
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -46,6 +47,7 @@ type receiver struct {
 	limit int
 	// held counts the bytes that all receivers of the source hold.
 	held *atomic.Int64
+	log  *slog.Logger
 
 	// These belong to the reading goroutine.
 	pub     publication
@@ -256,11 +258,13 @@ func (r *receiver) drain() {
 // settle hands a batch on and answers its messages, in the order of their arrival.
 func (r *receiver) settle(ctx context.Context, b *bundle) error {
 	var failed []error
+	var err error
 	if b.batch.Len() > 0 {
-		failed = failures(r.handOn(ctx, &b.batch), b.batch.Len())
+		err = r.handOn(ctx, &b.batch)
+		failed = failures(err, b.batch.Len())
 	}
 	b.out = b.out[:0]
-	closed := 0
+	closed, gone := 0, 0
 	var end error
 	for _, a := range b.answers {
 		if a.index >= 0 && failed != nil && failed[a.index] != nil {
@@ -268,9 +272,12 @@ func (r *receiver) settle(ctx context.Context, b *bundle) error {
 			if a.reason, ok = r.refuse(failed[a.index], r.link.version); !ok {
 				end = failed[a.index]
 			}
+			if ok || a.qos == 0 {
+				gone++
+			}
 		}
 		if a.qos == 2 && a.index >= 0 {
-			r.receipts.end(a.id, a.reason == reasonSuccess)
+			r.receipts.end(a.id, failed == nil || failed[a.index] == nil)
 		}
 		// Nothing is answered after a message that cannot be: the order of answers is
 		// the order of the messages.
@@ -279,6 +286,7 @@ func (r *receiver) settle(ctx context.Context, b *bundle) error {
 		}
 	}
 	r.close(closed)
+	r.warn(ctx, "refused, or lost with QoS 0", gone, err)
 	if len(b.out) > 0 {
 		if err := r.link.send(b.out); err != nil && end == nil {
 			end = err

@@ -29,7 +29,9 @@ func Spec() connectors.Spec {
 	return connectors.Spec{
 		Name: "stdio",
 		Source: connectors.SourceOf(connectors.Traits{OrderKey: "the input"}, func() SourceConfig { return SourceConfig{} },
-			func(_ SourceConfig, env connectors.Env) (connectors.Source, error) { return &source{in: in, env: env}, nil }),
+			func(_ SourceConfig, env connectors.Env) (connectors.Source, error) {
+				return &source{in: in, env: env}, nil
+			}),
 		Sink: connectors.SinkOf(connectors.Traits{Confirms: true}, func() SinkConfig { return SinkConfig{} },
 			func(SinkConfig, connectors.Env) (connectors.Sink, error) { return newSink(os.Stdout), nil }),
 	}

@@ -1,0 +1,371 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	mochi "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/linkspan/linkspan/connectors"
+	"github.com/linkspan/linkspan/internal/config"
+	"github.com/linkspan/linkspan/message"
+)
+
+// refuser is a hook of the broker that refuses some publishes.
+type refuser struct {
+	mochi.HookBase
+
+	topic string
+	code  packets.Code
+}
+
+func (h *refuser) ID() string           { return "refuser" }
+func (h *refuser) Provides(b byte) bool { return b == mochi.OnPublish }
+func (h *refuser) OnPublish(_ *mochi.Client, p packets.Packet) (packets.Packet, error) {
+	if p.TopicName == h.topic {
+		return p, h.code
+	}
+	return p, nil
+}
+
+// door lets in nobody with a wrong password.
+type door struct{ mochi.HookBase }
+
+func (*door) ID() string           { return "door" }
+func (*door) Provides(b byte) bool { return b == mochi.OnConnectAuthenticate || b == mochi.OnACLCheck }
+func (*door) OnConnectAuthenticate(_ *mochi.Client, p packets.Packet) bool {
+	return string(p.Connect.Username) == "" || string(p.Connect.Password) == "p"
+}
+func (*door) OnACLCheck(*mochi.Client, string, bool) bool { return true }
+
+// testBroker can be stopped more than once.
+type testBroker struct {
+	*mochi.Server
+
+	stop func()
+}
+
+// startBroker runs a broker on addr, or on a free port.
+func startBroker(t testing.TB, addr string, hooks ...mochi.Hook) (*testBroker, string) {
+	t.Helper()
+	server := mochi.New(&mochi.Options{InlineClient: true, Logger: slog.New(slog.DiscardHandler)})
+	hooks = append([]mochi.Hook{&door{}}, hooks...)
+	for _, h := range hooks {
+		if err := server.AddHook(h, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if addr == "" {
+		addr = "127.0.0.1:0"
+	}
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.AddListener(listeners.NewNet("l", ln)); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Serve(); err != nil {
+		t.Fatal(err)
+	}
+	stop := sync.OnceFunc(func() { _ = server.Close() })
+	t.Cleanup(stop)
+	return &testBroker{server, stop}, ln.Addr().String()
+}
+
+func address(t testing.TB, addr string) config.Address {
+	t.Helper()
+	a, err := config.NewAddress("mqtt://" + addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func testDialSource(t testing.TB, env connectors.Env, addr string, change func(*SourceConfig)) connectors.Source {
+	t.Helper()
+	cfg := sourceDefaults()
+	cfg.Connect, cfg.Topics = address(t, addr), []string{"orders/#"}
+	if change != nil {
+		change(&cfg)
+	}
+	src, err := newSource(cfg, env, &book{sessions: map[string]*receipts{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return src
+}
+
+// waitSubscribed returns when the broker knows n subscriptions.
+func waitSubscribed(t testing.TB, server *testBroker, n int64) {
+	t.Helper()
+	limit := time.Now().Add(10 * time.Second)
+	for server.Info.Clone().Subscriptions < n {
+		if time.Now().After(limit) {
+			t.Fatal("nobody subscribed")
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
+func TestDialSourceReceives(t *testing.T) {
+	for _, version := range []string{"5", "3.1.1"} {
+		for qos := range 3 {
+			t.Run(fmt.Sprintf("version %s qos %d", version, qos), func(t *testing.T) {
+				server, addr := startBroker(t, "")
+				h := newRecorder()
+				startSource(t, testDialSource(t, testEnv(t), addr, func(c *SourceConfig) { c.Version, c.QoS = version, qos }), h)
+				waitSubscribed(t, server, 1)
+				c := connect3(t, addr, nil)
+				for i := range 500 {
+					c.Publish("orders/"+fmt.Sprint(i%2), byte(qos), false, fmt.Sprint(i))
+				}
+				got := h.wait(t, 500)
+				for i, m := range got {
+					if string(m.Payload) != fmt.Sprint(i) || m.Topic != "orders/"+fmt.Sprint(i%2) || string(m.Key) != "linkspan-p-orders\x00"+m.Topic {
+						t.Fatalf("message %d: %+v", i, m)
+					}
+				}
+				if h.batches >= 500 && qos > 0 {
+					t.Logf("%d batches", h.batches)
+				}
+			})
+		}
+	}
+}
+
+// What was not taken over comes again with the session, and nothing is acknowledged
+// before.
+func TestDialSourceRedelivers(t *testing.T) {
+	for _, version := range []string{"5", "3.1.1"} {
+		t.Run(version, func(t *testing.T) {
+			server, addr := startBroker(t, "")
+			h, env := newRecorder(), testEnv(t)
+			h.answer = func(*message.Batch) error { return message.ErrFull }
+			src := testDialSource(t, env, addr, func(c *SourceConfig) { c.Version = version })
+			done := make(chan error, 1)
+			go func() { done <- src.Run(t.Context(), h) }()
+			waitSubscribed(t, server, 1)
+			for i := range 20 {
+				if err := server.Publish("orders/a", []byte(fmt.Sprint(i)), false, 1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := <-done; !errors.Is(err, message.ErrFull) {
+				t.Fatalf("run: %v", err)
+			}
+			h.mu.Lock()
+			h.answer = nil
+			h.mu.Unlock()
+			startSource(t, testDialSource(t, env, addr, func(c *SourceConfig) { c.Version = version }), h)
+			seen := map[string]bool{}
+			for len(seen) < 20 {
+				for _, m := range h.wait(t, len(seen)+1) {
+					seen[string(m.Payload)] = true
+				}
+			}
+		})
+	}
+}
+
+func TestDialSourceFailures(t *testing.T) {
+	_, addr := startBroker(t, "")
+	env := testEnv(t)
+	wrong := testDialSource(t, env, addr, func(c *SourceConfig) { c.Auth = &Auth{User: "u", Password: config.NewSecret("secret-x")} })
+	if err := wrong.Run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "LS4204") || strings.Contains(err.Error(), "secret-x") {
+		t.Errorf("wrong password: %v", err)
+	}
+	if err := testDialSource(t, env, "127.0.0.1:1", nil).Run(t.Context(), nil); err == nil {
+		t.Error("nobody listens")
+	}
+	// A peer that accepts and says nothing does not hold up the stop.
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := testDialSource(t, env, ln.Addr().String(), nil).Run(ctx, nil); err != nil {
+		t.Errorf("stopped while connecting: %v", err)
+	}
+}
+
+func TestDialSourcePings(t *testing.T) {
+	_, addr := startBroker(t, "")
+	h := newRecorder()
+	stop := startSource(t, testDialSource(t, testEnv(t), addr, func(c *SourceConfig) { c.KeepAlive = time.Second }), h)
+	<-time.After(3 * time.Second) // twice as long as the broker would wait
+	stop()                        // reports an error if the connection was lost
+}
+
+func newTestSink(t testing.TB, addr string, change func(*SinkConfig)) connectors.Sink {
+	t.Helper()
+	cfg := sinkDefaults()
+	cfg.Connect, cfg.Topic.Literal = address(t, addr), "out/a"
+	if change != nil {
+		change(&cfg)
+	}
+	s, err := newSink(cfg, connectors.Env{Pipeline: "p", Name: "out"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for range 2 {
+			if err := s.Close(context.Background()); err != nil {
+				t.Errorf("close: %v", err)
+			}
+		}
+	})
+	return s
+}
+
+func numbered(n int) *message.Batch {
+	var b message.Batch
+	for i := range n {
+		b.Messages = append(b.Messages, message.Message{Payload: []byte(fmt.Sprint(i))})
+	}
+	return &b
+}
+
+func TestSinkPublishes(t *testing.T) {
+	for _, version := range []string{"5", "3.1.1"} {
+		for qos := range 3 {
+			t.Run(fmt.Sprintf("version %s qos %d", version, qos), func(t *testing.T) {
+				server, addr := startBroker(t, "")
+				got := make(chan packets.Packet, 2000)
+				if err := server.Subscribe("out/#", 1, func(_ *mochi.Client, _ packets.Subscription, p packets.Packet) { got <- p }); err != nil {
+					t.Fatal(err)
+				}
+				s := newTestSink(t, addr, func(c *SinkConfig) { c.Version, c.QoS, c.MaxInFlight = version, qos, 16 })
+				if err := s.Open(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				b := numbered(1000)
+				b.Messages[0].Headers = message.Headers{{Name: "k", Value: message.String("a\r\nb")}, {Name: "n", Value: message.Int(7)}}
+				b.Messages[0].CorrelationID, b.Messages[0].ReplyTo, b.Messages[0].ContentType = "c", "r/x", "text/plain"
+				b.Messages[0].Expires = time.Now().Add(time.Minute)
+				if err := s.Handle(t.Context(), b); err != nil {
+					t.Fatal(err)
+				}
+				for i := range 1000 {
+					p := <-got
+					if string(p.Payload) != fmt.Sprint(i) || p.TopicName != "out/a" {
+						t.Fatalf("message %d: %s", i, p.Payload)
+					}
+					if i == 0 && version == "5" {
+						x := p.Properties
+						if len(x.User) != 2 || x.User[0].Val != "a\r\nb" || x.User[1].Val != "7" || x.ContentType != "text/plain" || x.ResponseTopic != "r/x" || string(x.CorrelationData) != "c" || x.MessageExpiryInterval < 50 {
+							t.Errorf("properties %+v", x)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestSinkRefusals(t *testing.T) {
+	_, addr := startBroker(t, "", &refuser{topic: "out/quota", code: packets.ErrQuotaExceeded}, &refuser{topic: "out/no", code: packets.ErrNotAuthorized})
+	s := newTestSink(t, addr, func(c *SinkConfig) { c.Topic = config.Option{Expr: config.Expr{Source: "x"}} })
+	b := &message.Batch{}
+	for _, topic := range []string{"out/ok", "out/+", "", "out/\x00", "out/#", "\xff", "out/quota", strings.Repeat("x", 70000)} {
+		b.Messages = append(b.Messages, message.Message{Options: []string{topic}})
+	}
+	b.Messages = append(b.Messages, message.Message{Options: []string{"out/ok"}, Headers: message.Headers{{Name: "a", Value: message.String("\x00")}}})
+	// The option has a literal value in place of an expression that nobody compiled.
+	s.(*sink).cfg.Topic = config.Option{}
+	err := func() error {
+		var p message.PartialError
+		for i := range b.Messages {
+			s.(*sink).cfg.Topic.Literal = b.Messages[i].Options[0]
+			if err := s.Handle(t.Context(), &message.Batch{Messages: b.Messages[i : i+1]}); err != nil {
+				var one *message.PartialError
+				if !errors.As(err, &one) {
+					t.Fatal(err)
+				}
+				p.Failed = append(p.Failed, message.Failed{Index: i, Err: one.Failed[0].Err})
+			}
+		}
+		return &p
+	}()
+	var p *message.PartialError
+	if !errors.As(err, &p) || len(p.Failed) != 8 {
+		t.Fatalf("got %v", err)
+	}
+	for _, f := range p.Failed {
+		var r *message.Reason
+		if (f.Index == 6) != message.IsUnavailable(f.Err) || f.Index != 6 && (!errors.As(f.Err, &r) || r.Code != "LS4203") {
+			t.Errorf("%d: %v", f.Index, f.Err)
+		}
+	}
+}
+
+// A connection that is lost makes messages wait, and the next call connects again.
+func TestSinkReconnects(t *testing.T) {
+	server, addr := startBroker(t, "")
+	s := newTestSink(t, addr, nil)
+	if err := s.Handle(t.Context(), numbered(10)); err != nil {
+		t.Fatal(err)
+	}
+	server.stop()
+	limit := time.Now().Add(5 * time.Second)
+	for {
+		err := s.Handle(t.Context(), numbered(10))
+		if err != nil && !message.IsUnavailable(err) {
+			t.Fatalf("got %v", err)
+		}
+		if err != nil {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatal("nobody noticed that the broker is gone")
+		}
+	}
+	startBroker(t, addr)
+	if err := s.Handle(t.Context(), numbered(10)); err != nil {
+		t.Errorf("after the broker came back: %v", err)
+	}
+}
+
+// A broker that never confirms: Handle ends with its context, and with its time-out.
+func TestSinkWithoutConfirmation(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ln.Close() })
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte{kindConnack << 4, 3, 0, 0, 0})
+			_, _ = io.Copy(io.Discard, conn)
+			_ = conn.Close()
+		}
+	}()
+	t.Cleanup(func() { _ = ln.Close(); <-served })
+	s := newTestSink(t, ln.Addr().String(), func(c *SinkConfig) { c.Timeout = 100 * time.Millisecond; c.MaxInFlight = 2 })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := s.Handle(ctx, numbered(5)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if err := s.Handle(t.Context(), numbered(1)); !message.IsUnavailable(err) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,221 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/linkspan/linkspan/connectors"
+	"github.com/linkspan/linkspan/message"
+)
+
+// flushBytes is how much is gathered before it is written.
+const flushBytes = 64 << 10
+
+type sink struct {
+	cfg  SinkConfig
+	dial dialer
+
+	mu sync.Mutex
+	// out is the connection; nil: there was none yet.
+	out *outgoing
+}
+
+func newSink(cfg SinkConfig, env connectors.Env) (connectors.Sink, error) {
+	if cfg.ClientID == "" {
+		cfg.ClientID = "linkspan-" + env.Pipeline + "-" + env.Name
+	}
+	return &sink{cfg: cfg, dial: dialer{
+		address: cfg.Connect, tls: cfg.TLS, auth: cfg.Auth, version: versionOf(cfg.Version),
+		clientID: cfg.ClientID, keepAlive: cfg.KeepAlive, maxPacket: packetOverhead,
+	}}, nil
+}
+
+// Open implements connectors.Sink.
+func (s *sink) Open(ctx context.Context) error {
+	_, err := s.connected(ctx)
+	return err
+}
+
+// Close implements connectors.Sink.
+func (s *sink) Close(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.out == nil {
+		return nil
+	}
+	out := s.out
+	s.out = nil
+	return out.close()
+}
+
+// connected returns the connection, making a new one when it was lost.
+func (s *sink) connected(ctx context.Context) (*outgoing, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.out != nil {
+		if !s.out.ended() {
+			return s.out, nil
+		}
+		err := s.out.close()
+		s.out = nil
+		if err != nil {
+			return nil, err
+		}
+	}
+	b, err := s.dial.open(ctx, true, nil)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case s.cfg.QoS > int(b.props.maximumQoS):
+		err = fmt.Errorf("connect %s: the broker takes QoS %d at most; lower qos", s.cfg.Connect, b.props.maximumQoS)
+	case s.cfg.Retain && b.props.retainAvailable == 0:
+		err = fmt.Errorf("connect %s: the broker does not retain messages; remove retain", s.cfg.Connect)
+	}
+	if err != nil {
+		return nil, errors.Join(err, ignoreClosed(b.link.conn.Close()))
+	}
+	window := s.cfg.MaxInFlight
+	if b.props.has(propReceiveMaximum) {
+		window = min(window, int(b.props.receiveMaximum))
+	}
+	s.out = newOutgoing(ctx, b, window)
+	return s.out, nil
+}
+
+// Handle implements message.Handler. Messages are published in the order of the
+// batch, without waiting for one another; one that the broker refuses and that is
+// tried again comes after those behind it.
+func (s *sink) Handle(ctx context.Context, b *message.Batch) error {
+	out, err := s.connected(ctx)
+	if err != nil {
+		return message.Unavailable(err)
+	}
+	c := newCall(b.Len())
+	timer := time.NewTimer(s.cfg.Timeout)
+	defer timer.Stop()
+	err = s.publish(ctx, out, c, b, timer)
+	if err == nil {
+		err = out.await(ctx, c, timer)
+	}
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	return c.result(err)
+}
+
+// await waits for all answers.
+func (o *outgoing) await(ctx context.Context, c *call, timer *time.Timer) error {
+	select {
+	case <-c.done:
+		return nil
+	case <-o.done:
+		return message.Unavailable(o.err)
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		o.link.stop() // a broker that does not answer may answer late; nothing can be known of this connection
+		return message.Unavailable(errors.New("the broker did not confirm in time"))
+	}
+}
+
+// publish writes all messages of the batch that can be carried.
+func (s *sink) publish(ctx context.Context, out *outgoing, c *call, b *message.Batch, timer *time.Timer) error {
+	var buf, props []byte
+	now := time.Now()
+	flush := func() error {
+		if len(buf) == 0 {
+			return nil
+		}
+		err := out.link.send(buf)
+		buf = buf[:0]
+		if err != nil {
+			out.link.stop()
+			return message.Unavailable(err)
+		}
+		return nil
+	}
+	for i := range b.Messages {
+		m := &b.Messages[i]
+		p := publication{qos: byte(s.cfg.QoS), retain: s.cfg.Retain, topic: []byte(s.cfg.Topic.Value(m.Options)), payload: m.Payload} //nolint:gosec // 0 to 2
+		var refusal error
+		if props, refusal = s.encode(&p, props[:0], m, out, now); refusal != nil {
+			out.mu.Lock()
+			c.settle(i, refusal)
+			out.mu.Unlock()
+			continue
+		}
+		if p.qos > 0 {
+			var err error
+			if p.id, err = out.id(ctx, flight{c, i}, flush, timer); err != nil {
+				return err
+			}
+		}
+		buf = p.append(buf, s.dial.version, props)
+		if len(buf) >= flushBytes {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	if s.cfg.QoS == 0 {
+		out.mu.Lock()
+		defer out.mu.Unlock()
+		for i := range b.Messages {
+			c.settle(i, nil) // nothing more is known
+		}
+	}
+	return nil
+}
+
+// encode checks what the broker and the protocol can carry.
+func (s *sink) encode(p *publication, props []byte, m *message.Message, out *outgoing, now time.Time) ([]byte, error) {
+	if !validTopic(string(p.topic)) {
+		return props, &message.Reason{Code: "LS4203", Text: "the topic is empty, too long, or has a wildcard or NUL"}
+	}
+	if s.dial.version == version5 {
+		var ok bool
+		if props, ok = appendMessageProperties(props, m, now); !ok {
+			return props, &message.Reason{Code: "LS4203", Text: "a header or property has NUL, is not UTF-8 or is longer than 65535 bytes"}
+		}
+	}
+	limit := maxPacketLimit
+	if out.props.has(propMaximumPacket) {
+		limit = int(out.props.maximumPacket)
+	}
+	if p.size(s.dial.version, len(props)) > limit {
+		return props, &message.Reason{Code: "LS4202", Text: "the message is larger than the broker takes", Permanent: true}
+	}
+	return props, nil
+}
+
+// id takes a packet identifier for a message. When none is free it sends what is
+// gathered, and waits for an answer.
+func (o *outgoing) id(ctx context.Context, f flight, flush func() error, timer *time.Timer) (id uint16, err error) {
+	select {
+	case id = <-o.ids:
+	default:
+		if err := flush(); err != nil {
+			return 0, err
+		}
+		select {
+		case id = <-o.ids:
+		case <-o.done:
+			return 0, message.Unavailable(o.err)
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-timer.C:
+			o.link.stop()
+			return 0, message.Unavailable(errors.New("the broker did not confirm in time"))
+		}
+	}
+	o.mu.Lock()
+	o.flights[id] = f
+	o.mu.Unlock()
+	return id, nil
+}
