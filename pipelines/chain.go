@@ -60,21 +60,7 @@ func (b *bench) transform(ctx context.Context, p *Plan, t *telemetry) error {
 		scan(&b.batch)
 	}
 	for i := range p.Sources {
-		s := &p.Sources[i]
-		if len(s.Steps) == 0 {
-			continue
-		}
-		some := &b.batch
-		if len(p.Sources) > 1 {
-			b.some.Items = b.some.Items[:0]
-			for _, it := range b.batch.Items {
-				if it.Message.Source == s.Name {
-					b.some.Items = append(b.some.Items, it)
-				}
-			}
-			some = &b.some
-		}
-		if err := applySteps(ctx, s.Steps, some, t); err != nil {
+		if err := applySteps(ctx, p.Sources[i].Steps, b.of(&p.Sources[i], p), t); err != nil {
 			return err
 		}
 	}
@@ -93,6 +79,20 @@ func (b *bench) transform(ctx context.Context, p *Plan, t *telemetry) error {
 		b.works[i].dest = dest
 	}
 	return nil
+}
+
+// of returns the messages that came from a source.
+func (b *bench) of(s *SourcePlan, p *Plan) *transform.Batch {
+	if len(p.Sources) == 1 {
+		return &b.batch
+	}
+	b.some.Items = b.some.Items[:0]
+	for _, it := range b.batch.Items {
+		if it.Message.Source == s.Name {
+			b.some.Items = append(b.some.Items, it)
+		}
+	}
+	return &b.some
 }
 
 func applySteps(ctx context.Context, steps []StepPlan, b *transform.Batch, t *telemetry) error {

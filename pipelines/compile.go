@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strings"
 
 	"github.com/linkspan/linkspan/connectors"
 	"github.com/linkspan/linkspan/internal/config"
@@ -346,12 +347,9 @@ func (c *planner) endpoint(f config.Field, others []string) (connectors.Spec, co
 }
 
 func connectorNames(r *Registry) string {
-	names := ""
+	names := make([]string, len(r.Connectors))
 	for i, s := range r.Connectors {
-		if i > 0 {
-			names += ", "
-		}
-		names += s.Name
+		names[i] = s.Name
 	}
-	return names
+	return strings.Join(names, ", ")
 }

@@ -8,9 +8,8 @@ import (
 // counters are plain atomics, added once a message or batch and read when somebody
 // scrapes them.
 type counters struct {
-	drops  table
-	codes  table
-	starts atomic.Uint64
+	drops table
+	codes table
 }
 
 type sourceCounters struct {

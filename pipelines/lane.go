@@ -119,6 +119,8 @@ func (l *lane) process(ctx context.Context, units []*unit) {
 	if len(units) == 0 {
 		return
 	}
+	ctx, end := l.run.telemetry.lane(ctx, units)
+	defer end()
 	l.bench.reset(units, l.run.plan)
 	if err := l.bench.transform(ctx, l.run.plan, l.run.telemetry); err != nil {
 		l.run.log.LogAttrs(ctx, slog.LevelWarn, "a step could not run; its messages wait", slog.String("error", err.Error()))

@@ -60,15 +60,7 @@ func Load(paths []string, reg Registry, lookup config.Lookup, r *config.Report) 
 	}
 	for _, f := range files {
 		if f.kind == "deployment" {
-			config.Decode(f.file.Root(), &d.Settings, r)
-			if !d.Settings.Keys.IsZero() {
-				source, err := keys.Parse(d.Settings.Keys.Reveal())
-				if err != nil {
-					r.Errorf(f.file.Root().Get("keys"), "LS1112", "make one with `openssl rand -hex 32`", "%s", err)
-				} else {
-					reg.Keys = source
-				}
-			}
+			d.Settings.read(f.file.Root(), &reg, r)
 		}
 	}
 	seen := map[string]string{}
@@ -93,6 +85,19 @@ func Load(paths []string, reg Registry, lookup config.Lookup, r *config.Report) 
 		})
 	}
 	return d
+}
+
+func (s *Settings) read(n config.Node, reg *Registry, r *config.Report) {
+	config.Decode(n, s, r)
+	if s.Keys.IsZero() {
+		return
+	}
+	source, err := keys.Parse(s.Keys.Reveal())
+	if err != nil {
+		r.Errorf(n.Get("keys"), "LS1112", "make one with `openssl rand -hex 32`", "%s", err)
+		return
+	}
+	reg.Keys = source
 }
 
 // expand lists the YAML files of folders, not of folders in them.

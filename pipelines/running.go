@@ -155,14 +155,15 @@ func (r *running) supervise(ctx context.Context, s *source) error {
 		if time.Since(started) > backoff.Max {
 			wait = 0
 		}
-		if err := r.restart(ctx, s, &wait, backoff, err); err != nil {
-			return nil //nolint:nilerr // the context ended
+		if !s.restart(ctx, &wait, backoff, err) {
+			return nil
 		}
 	}
 }
 
-// restart waits and builds the source anew, until that works or ctx ends.
-func (r *running) restart(ctx context.Context, s *source, wait *time.Duration, backoff config.Backoff, cause error) error {
+// restart waits and builds the source anew, until that works. It returns false when
+// ctx ended first.
+func (s *source) restart(ctx context.Context, wait *time.Duration, backoff config.Backoff, cause error) bool {
 	for {
 		if *wait == 0 {
 			s.log.LogAttrs(ctx, slog.LevelWarn, "source lost its peer; it is started again", slog.String("error", cause.Error()))
@@ -174,7 +175,7 @@ func (r *running) restart(ctx context.Context, s *source, wait *time.Duration, b
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return ctx.Err()
+			return false
 		case <-timer.C:
 		}
 		next, err := s.plan.build(s.env)
@@ -183,7 +184,7 @@ func (r *running) restart(ctx context.Context, s *source, wait *time.Duration, b
 		}
 		if err == nil {
 			s.current = next
-			return nil
+			return true
 		}
 		cause = err
 	}
@@ -202,25 +203,15 @@ func (r *running) dispatch(ctx context.Context, lanes []chan []*unit) error {
 	o := newOrderer(r.plan)
 	shares := make([][]*unit, len(lanes))
 	turn := 0
-	for {
+	for ctx.Err() == nil {
 		records, err := r.subscription.Receive(ctx, r.plan.Delivery.MaxInFlight)
 		if err != nil {
 			if ctx.Err() == nil && !errors.Is(err, queue.ErrClosed) {
 				r.fail(fmt.Errorf("receive: %w", err))
 			}
-			return nil
+			break
 		}
-		units := make([]unit, len(records))
-		for i := range records {
-			u := &units[i]
-			u.record = records[i]
-			o.order(u)
-			lane := turn
-			if u.key != "" {
-				lane = int(maphash.String(r.seed, u.key) % uint64(len(lanes)))
-			}
-			shares[lane] = append(shares[lane], u)
-		}
+		r.share(records, o, shares, turn)
 		turn = (turn + 1) % len(lanes)
 		for i, share := range shares {
 			if len(share) == 0 {
@@ -233,6 +224,22 @@ func (r *running) dispatch(ctx context.Context, lanes []chan []*unit) error {
 			}
 			shares[i] = nil
 		}
+	}
+	return nil
+}
+
+// share makes units of records and puts each to its lane.
+func (r *running) share(records []queue.Record, o *orderer, shares [][]*unit, turn int) {
+	units := make([]unit, len(records))
+	for i := range records {
+		u := &units[i]
+		u.record = records[i]
+		o.order(u)
+		lane := turn
+		if u.key != "" {
+			lane = int(maphash.String(r.seed, u.key) % uint64(len(shares)))
+		}
+		shares[lane] = append(shares[lane], u)
 	}
 }
 
@@ -292,7 +299,7 @@ func (r *running) newLane() *lane {
 	return l
 }
 
-func (r *running) startLanes(ctx context.Context, dispatchCtx context.Context, g *run.Group) {
+func (r *running) startLanes(ctx, dispatchCtx context.Context, g *run.Group) {
 	lanes := make([]chan []*unit, r.plan.Delivery.Lanes)
 	for i := range lanes {
 		lanes[i] = make(chan []*unit, 1)
