@@ -107,8 +107,9 @@ func (p *peer) connect(ctx context.Context) (keepAlive time.Duration, err error)
 		}
 		return got
 	}, func() {
-		if time.Now().After(deadline) {
-			p.link.stop() // a trickle of bytes does not buy time
+		// A trickle of bytes does not buy time, and another protocol none at all.
+		if first, ok := p.link.stream.peek(); time.Now().After(deadline) || ok && first != kindConnect<<4 {
+			p.link.stop()
 		}
 	})
 	if !errors.Is(err, got) {

@@ -52,6 +52,14 @@ func (s *stream) next() (p packet, ok bool, err error) {
 	return packet{first: b[0], body: b[1+n : 1+n+length]}, true, nil
 }
 
+// peek returns the first byte of the next packet, if it has arrived.
+func (s *stream) peek() (first byte, ok bool) {
+	if s.r == s.w {
+		return 0, false
+	}
+	return s.buf[s.r], true
+}
+
 // fill reads once. Packets returned before are no longer valid.
 func (s *stream) fill() error {
 	switch {
