@@ -229,12 +229,12 @@ func removeOldCheckpoints(fs vfs.FS, dir string) error {
 }
 
 // loadCheckpoint returns the newest checkpoint that is intact, or nil when there is
-// none. damaged counts those that were passed over; seq is the highest number seen.
-func loadCheckpoint(fs vfs.FS, dir string) (cp *checkpoint, seq uint64, damaged int, err error) {
+// none. damaged names those that were passed over; seq is the highest number seen.
+func loadCheckpoint(fs vfs.FS, dir string) (cp *checkpoint, seq uint64, damaged []string, err error) {
 	dir = path.Join(dir, stateDir)
 	names, err := fs.List(dir)
 	if err != nil {
-		return nil, 0, 0, fmt.Errorf("list checkpoints: %w", err)
+		return nil, 0, nil, fmt.Errorf("list checkpoints: %w", err)
 	}
 	for _, name := range slices.Backward(names) {
 		n, ok := parseCheckpointName(name)
@@ -247,10 +247,10 @@ func loadCheckpoint(fs vfs.FS, dir string) (cp *checkpoint, seq uint64, damaged 
 		}
 		data, err := readFile(fs, path.Join(dir, name))
 		if err != nil {
-			return nil, 0, 0, fmt.Errorf("read checkpoint: %w", err)
+			return nil, 0, nil, fmt.Errorf("read checkpoint: %w", err)
 		}
 		if cp, err = decodeCheckpoint(data); err != nil {
-			damaged++
+			damaged = append(damaged, name)
 		}
 	}
 	return cp, seq, damaged, nil

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"path"
 	"slices"
 	"sync"
 
@@ -58,6 +59,7 @@ type Engine struct {
 	carried     []*segment
 	// Checkpoints.
 	pending        *snapshot
+	putOff         bool // the last one found no room
 	wantCheckpoint bool
 	lastCheckpoint uint64
 	lastTopic      uint32
@@ -99,8 +101,23 @@ func Open(ctx context.Context, dir string, o Options) (*Engine, error) {
 	return e, nil
 }
 
+// removeDamaged makes room for checkpoints that can be trusted, so that the two that
+// are kept are good ones.
+func (e *Engine) removeDamaged(names []string) error {
+	for _, name := range names {
+		e.log.Error("damaged checkpoint removed", "checkpoint", name)
+		if err := e.fs.Remove(path.Join(e.dir, stateDir, name)); err != nil {
+			return fmt.Errorf("remove checkpoint: %w", err)
+		}
+	}
+	return nil
+}
+
 // resume makes what was found stable and decides where to go on.
 func (e *Engine) resume(r *recovery) error {
+	if err := e.removeDamaged(r.badCheckpoints); err != nil {
+		return err
+	}
 	for _, s := range r.replayed {
 		// The process may have died between write and sync.
 		if err := s.file.Datasync(); err != nil {
@@ -379,11 +396,18 @@ func (e *Engine) lastSave() error {
 	if err := e.markTail(); err != nil {
 		return err
 	}
-	if e.committer.dirty.IsZero() && !e.wantCheckpoint {
-		return nil
+	// Twice, because segments that one retires are freed by the next one.
+	for range keptCheckpoints {
+		if e.committer.dirty.IsZero() && !e.wantCheckpoint {
+			break
+		}
+		e.wantCheckpoint = false
+		e.pending = e.snapshot()
+		if err := e.saveCheckpoint(); err != nil {
+			return err
+		}
 	}
-	e.pending = e.snapshot()
-	return e.saveCheckpoint()
+	return nil
 }
 
 // release closes the files and gives the lock back.

@@ -45,7 +45,12 @@ func (e *Engine) prepare() error {
 	if known {
 		return nil
 	}
-	if err := errors.Join(e.fs.SyncDir(path.Dir(e.dir)), e.fs.SyncDir(e.dir)); err != nil {
+	// Until the format is written, the folders may not be stable yet. The one above may
+	// belong to somebody else.
+	if err := e.fs.SyncDir(path.Dir(e.dir)); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("sync folder above the data directory: %w", err)
+	}
+	if err := e.fs.SyncDir(e.dir); err != nil {
 		return fmt.Errorf("sync data directory: %w", err)
 	}
 	return writeFormat(e.fs, e.dir)

@@ -24,7 +24,7 @@ func (e *Engine) keeperLoop(context.Context) error {
 			e.fail(err)
 			return nil
 		}
-		if e.isFull() {
+		if e.looksAgain() {
 			timer.Reset(retryFull)
 		}
 		select {
@@ -48,10 +48,11 @@ func (e *Engine) keep() error {
 	return nil
 }
 
-func (e *Engine) isFull() bool {
+// looksAgain reports whether the keeper has to see for itself that the disk has room.
+func (e *Engine) looksAgain() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.full
+	return e.full || e.putOff
 }
 
 // saveCheckpoint writes the snapshot that waits, if there is one. A full disk is no
@@ -67,7 +68,7 @@ func (e *Engine) saveCheckpoint() error {
 	switch {
 	case isFull(err):
 		e.log.Warn("checkpoint put off: the disk is full", "dir", e.dir)
-		e.retiredLater(s)
+		e.putOffCheckpoint(s)
 	case err != nil:
 		return err
 	default:
@@ -80,17 +81,21 @@ func (e *Engine) saveCheckpoint() error {
 	}
 	e.mu.Lock()
 	e.pending = nil
+	// What this one retired is free when another one is stable; an idle engine would
+	// not come to that by itself.
+	e.wantCheckpoint = e.wantCheckpoint || len(e.retired) > 0 && !e.putOff
 	e.mu.Unlock()
 	signal(e.wake)
 	return nil
 }
 
-// retiredLater keeps what a checkpoint that could not be written wanted to retire for
-// the next one.
-func (e *Engine) retiredLater(s *snapshot) {
+// putOffCheckpoint keeps what a checkpoint that could not be written wanted to retire
+// for the next one.
+func (e *Engine) putOffCheckpoint(s *snapshot) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.carried = append(e.carried, s.retired...)
+	e.putOff = true
 }
 
 // recycle gives segments a new life that neither of the two newest checkpoints needs:
@@ -99,7 +104,7 @@ func (e *Engine) recycle(s *snapshot) error {
 	free := e.retired
 	e.mu.Lock()
 	e.retired = append(e.carried, s.retired...)
-	e.carried = nil
+	e.carried, e.putOff = nil, false
 	e.mu.Unlock()
 	for _, seg := range free {
 		if err := e.reuseSegment(seg); err != nil {
@@ -223,13 +228,14 @@ func (e *Engine) setFull(full bool) {
 	}
 }
 
-// askForRoom asks for checkpoints while the disk is full and they can free segments.
+// askForRoom asks for a checkpoint while the disk is full and it can free segments, or
+// if the last one found no room itself.
 func (e *Engine) askForRoom() {
-	if !e.isFull() {
+	if !e.looksAgain() {
 		return
 	}
 	e.mu.Lock()
-	ask := len(e.retired)+len(e.carried) > 0
+	ask := len(e.retired)+len(e.carried) > 0 || e.putOff
 	e.mu.Unlock()
 	if ask = ask || slices.ContainsFunc(e.index.sealed(), e.index.settled); !ask {
 		return

@@ -29,6 +29,8 @@ type recovery struct {
 	files    map[uint64]bool
 	spares   []*segment
 	replayed []*segment
+
+	badCheckpoints []string
 }
 
 type suspect struct {
@@ -45,14 +47,14 @@ func (e *Engine) recoverState(ctx context.Context) (*recovery, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.lastCheckpoint, e.found.Checkpoints = seq, damaged
-	if damaged > 0 {
+	e.lastCheckpoint, e.found.Checkpoints = seq, len(damaged)
+	if len(damaged) > 0 {
 		e.found.Status = Damaged
 	}
 	if cp == nil {
 		cp = &checkpoint{number: 1}
 	}
-	r := &recovery{e: e, expected: cp.number, prev: cp.prev}
+	r := &recovery{e: e, expected: cp.number, prev: cp.prev, badCheckpoints: damaged}
 	if r.files, err = listSegments(e.fs, e.dir); err != nil {
 		return nil, err
 	}

@@ -135,8 +135,8 @@ func (t *topic) Browse(ctx context.Context, from uint64) iter.Seq2[queue.Record,
 	return func(yield func(queue.Record, error) bool) {
 		c := cursor{topic: t}
 		var buf []byte
-		released := t.released()
-		for o := max(from, released.Floor()); o < t.e.index.end(t); o++ {
+		released, end := t.released(), t.e.index.end(t)
+		for o := max(from, released.Floor()); o < end; o++ {
 			if err := errors.Join(ctx.Err(), t.e.readable()); err != nil {
 				yield(queue.Record{}, err)
 				return
