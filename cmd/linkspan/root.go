@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -25,11 +26,12 @@ const (
 	exitEnvironment = 4 // environment or storage
 )
 
-// stdio is where a command reads and writes.
+// stdio is where a command reads and writes, and when its process began.
 type stdio struct {
-	in  io.Reader
-	out io.Writer
-	err io.Writer
+	in    io.Reader
+	out   io.Writer
+	err   io.Writer
+	start time.Time
 }
 
 // exitError carries an exit code. An empty text has been printed already.
@@ -89,26 +91,17 @@ Exit codes: 0 ok, 1 failed at run time, 2 configuration or usage, 3 refused by
 policy, 4 environment or storage, 130/143 when a second signal cuts a stop short.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			var names []string
-			for _, c := range cmd.Commands() {
-				names = append(names, c.Name())
-			}
-			return usageError("unknown command %q; %s", args[0], config.Suggest(args[0], names))
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          subcommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError("%s; see `%s --help`", err, cmd.CommandPath())
 	})
-	root.AddCommand(newRun(io), newCheck(io), newVersion(io))
+	root.AddCommand(newRun(io), newCheck(io), newQueue(io), newDLQ(io), newSend(io), newReceive(io), newVersion(io))
 	return root
 }
 
-// exactly and atLeast are argument checks whose errors say what is missing.
+// atLeast is an argument check whose error says what is missing.
 func atLeast(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < n {
@@ -116,6 +109,25 @@ func atLeast(n int, what string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// subcommand refuses what is not the name of a command.
+func subcommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var names []string
+	for _, c := range cmd.Commands() {
+		names = append(names, c.Name())
+	}
+	return usageError("unknown command %q; %s", args[0], config.Suggest(args[0], names))
+}
+
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError("%q is too much here; see `%s --help`", args[0], cmd.CommandPath())
+	}
+	return nil
 }
 
 // printProblems writes problems as a person reads them.

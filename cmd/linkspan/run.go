@@ -4,23 +4,32 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/linkspan/linkspan/internal/config"
+	"github.com/linkspan/linkspan/internal/console"
 	"github.com/linkspan/linkspan/internal/keys"
+	"github.com/linkspan/linkspan/internal/run"
+	"github.com/linkspan/linkspan/internal/telemetry"
+	"github.com/linkspan/linkspan/internal/tlsconf"
 	"github.com/linkspan/linkspan/pipelines"
 	"github.com/linkspan/linkspan/queue"
 	"github.com/linkspan/linkspan/queue/journal"
 )
 
+const defaultData = "./data"
+
 type runFlags struct {
-	data, keys string
-	admin      string
-	verbose    bool
+	data, keys          string
+	admin               string
+	adminCert, adminKey string
+	verbose             bool
 }
 
 func newRun(io stdio) *cobra.Command {
@@ -34,63 +43,203 @@ locked data directory with 4. A peer that cannot be reached is no reason to exit
 messages wait in the queue until it is back.
 
 SIGTERM and SIGINT stop it without loss: inputs stop, what is under way is finished,
-and the rest stays in the queue for the next run. A second signal ends it at once.`,
-		Example: "  linkspan run pipeline.yaml\n  linkspan run pipelines/ --data /var/lib/linkspan",
-		Args:    atLeast(1, "the path of a pipeline or a folder"),
-		RunE:    func(cmd *cobra.Command, args []string) error { return runPipelines(cmd.Context(), args, f, io) },
+and the rest stays in the queue for the next run. A second signal ends it at once.
+
+The admin address answers /live, /ready and /metrics to anyone on this machine, and
+/api/v1 to who has the token in DATA/admin, as the verbs queue and dlq do. An address
+that other machines can reach needs a certificate.
+
+Exit codes: 0 stopped or finished, 1 failed at run time, 2 configuration or usage,
+4 environment or storage.`,
+		Example: "  linkspan run pipeline.yaml\n  linkspan run pipelines/ --data /var/lib/linkspan\n" +
+			"  linkspan run pipelines/ --admin 0.0.0.0:5480 --admin-cert tls.crt --admin-key tls.key",
+		Args: atLeast(1, "the path of a pipeline or a folder"),
+		RunE: func(cmd *cobra.Command, args []string) error { return runPipelines(cmd.Context(), args, f, io) },
 	}
-	cmd.Flags().StringVar(&f.data, "data", "./data", "directory of the queue and of the connectors' state")
+	cmd.Flags().StringVar(&f.data, "data", defaultData, "directory of the queue and of the connectors' state")
 	cmd.Flags().StringVar(&f.keys, "keys", "", "file with the master key of masks, 64 hexadecimal digits (default: DATA/keys, made at the first run)")
 	cmd.Flags().StringVar(&f.admin, "admin", "127.0.0.1:5480", "address of health, metrics and the admin API; empty: none")
+	cmd.Flags().StringVar(&f.adminCert, "admin-cert", "", "PEM file with the certificate of the admin address")
+	cmd.Flags().StringVar(&f.adminKey, "admin-key", "", "PEM file with its key")
 	cmd.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log more")
 	return cmd
 }
 
+// check refuses flags that cannot work, before anything is touched.
+func (f *runFlags) check() error {
+	switch {
+	case (f.adminCert == "") != (f.adminKey == ""):
+		return usageError("--admin-cert and --admin-key go together")
+	case f.admin == "" && f.adminCert != "":
+		return usageError("--admin-cert has no effect without --admin")
+	case f.admin == "":
+		return nil
+	}
+	if err := console.CheckAddress(f.admin, f.adminCert != ""); err != nil {
+		return usageError("%s", err)
+	}
+	return nil
+}
+
+// runPipelines checks everything, then opens the queue, then the admin address, then
+// the pipelines, and closes them the other way round.
 func runPipelines(ctx context.Context, paths []string, f runFlags, io stdio) (err error) {
+	if err := f.check(); err != nil {
+		return err
+	}
 	level := slog.LevelInfo
 	if f.verbose {
 		level = slog.LevelDebug
 	}
 	logger := newLogger(io.err, level)
-	// The whole deployment is compiled before anything is touched.
 	var r config.Report
-	pipelines.Load(paths, registry(keys.None()), config.SystemLookup(), &r)
+	first := pipelines.Load(paths, registry(keys.None()), config.SystemLookup(), &r)
 	if r.Failed() {
 		printProblems(io.err, r.Problems())
 		return &exitError{code: exitUsage}
 	}
-	if err := os.MkdirAll(f.data, 0o700); err != nil {
-		return &exitError{exitEnvironment, fmt.Sprintf("make the data directory: %v", err)}
-	}
-	q, err := journal.Open(ctx, f.data, journal.Options{Logger: logger})
+	q, err := openQueue(ctx, f.data, logger)
 	if err != nil {
-		return &exitError{exitEnvironment, fmt.Sprintf("open the queue in %s: %v", f.data, err)}
+		return err
+	}
+	defer func() { err = errors.Join(err, closeQueue(ctx, q)) }()
+	admin, err := listenAdmin(ctx, f, q, logger)
+	if err != nil {
+		return err
 	}
 	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-		defer cancel()
-		if closeErr := q.Close(closing); closeErr != nil && !errors.Is(closeErr, queue.ErrStorageFailed) {
-			err = errors.Join(err, &exitError{exitEnvironment, fmt.Sprintf("close the queue: %v", closeErr)})
+		if closeErr := admin.Close(ctx); closeErr != nil {
+			logger.LogAttrs(ctx, slog.LevelWarn, "close the admin server", slog.String("error", closeErr.Error()))
 		}
 	}()
-	key, err := masterKey(f, logger)
-	if err != nil {
-		return &exitError{exitEnvironment, err.Error()}
+	key := keys.None()
+	if first.Settings.Keys.IsZero() {
+		if key, err = masterKey(f, logger); err != nil {
+			return &exitError{exitEnvironment, err.Error()}
+		}
 	}
-	r = config.Report{}
+	d, err := loadAgain(ctx, paths, key, logger, io)
+	if err != nil {
+		return err
+	}
+	traces, err := telemetry.New(ctx, telemetry.Options{Settings: d.Settings.Telemetry, Env: os.LookupEnv, Version: version, Logger: logger})
+	if err != nil {
+		return usageError("%s", err)
+	}
+	defer func() {
+		if lost := traces.Shutdown(ctx); lost != nil {
+			logger.LogAttrs(ctx, slog.LevelWarn, lost.Error())
+		}
+	}()
+	e, err := pipelines.New(pipelines.Options{Queue: q, DataDir: f.data, Logger: logger, Tracer: traces.Tracer()}, d.Plans)
+	if err != nil {
+		if errors.As(err, new(*pipelines.EnvironmentError)) {
+			return err
+		}
+		return &exitError{exitUsage, err.Error()}
+	}
+	return serve(ctx, e, admin, io.start, logger)
+}
+
+// serve runs the engine beside the admin server, which admin may lack.
+func serve(ctx context.Context, e *pipelines.Engine, admin *adminServer, start time.Time, logger *slog.Logger) error {
+	if admin.server != nil {
+		admin.server.Attach(e)
+		defer context.AfterFunc(ctx, admin.server.Stopping)()
+	}
+	beside := run.NewGroup(context.WithoutCancel(ctx))
+	beside.Go("watch for ready", func(ctx context.Context) error {
+		ticker := time.NewTicker(time.Millisecond)
+		defer ticker.Stop()
+		for !e.Ready() {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-ticker.C:
+			}
+		}
+		logger.LogAttrs(ctx, slog.LevelInfo, "started",
+			slog.Int64("start_ms", time.Since(start).Milliseconds()), slog.String("version", version), slog.String("admin", admin.address()))
+		return nil
+	})
+	err := e.Run(ctx)
+	beside.Stop()
+	return errors.Join(err, beside.Wait())
+}
+
+// loadAgain compiles the deployment with the key of masks. The first time was to
+// find problems before anything is touched.
+func loadAgain(ctx context.Context, paths []string, key *keys.Source, logger *slog.Logger, io stdio) (*pipelines.Deployment, error) {
+	var r config.Report
 	d := pipelines.Load(paths, registry(key), config.SystemLookup(), &r)
+	if r.Failed() { // a file changed in between
+		printProblems(io.err, r.Problems())
+		return nil, &exitError{code: exitUsage}
+	}
 	for _, p := range r.Problems() {
 		logger.LogAttrs(ctx, slog.LevelWarn, p.Message, slog.String("code", p.Code), slog.String("at", p.Position.String()), slog.String("fix", p.Fix))
 	}
-	if r.Failed() { // a file changed in between
-		printProblems(io.err, r.Problems())
-		return &exitError{code: exitUsage}
+	return d, nil
+}
+
+func openQueue(ctx context.Context, dir string, logger *slog.Logger) (queue.Engine, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, &exitError{exitEnvironment, fmt.Sprintf("make the data directory: %v", err)}
 	}
-	e, err := pipelines.New(pipelines.Options{Queue: q, DataDir: f.data, Logger: logger}, d.Plans)
+	q, err := journal.Open(ctx, dir, journal.Options{Logger: logger})
+	if errors.Is(err, queue.ErrLocked) {
+		return nil, &exitError{exitEnvironment, fmt.Sprintf("the data directory %s is in use by another linkspan; stop it, or choose another directory with --data", dir)}
+	}
 	if err != nil {
-		return &exitError{exitUsage, err.Error()}
+		return nil, &exitError{exitEnvironment, fmt.Sprintf("open the queue in %s: %v", dir, err)}
 	}
-	return e.Run(ctx)
+	return q, nil
+}
+
+func closeQueue(ctx context.Context, q queue.Engine) error {
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if err := q.Close(closing); err != nil && !errors.Is(err, queue.ErrStorageFailed) {
+		return &exitError{exitEnvironment, fmt.Sprintf("close the queue: %v", err)}
+	}
+	return nil
+}
+
+// adminServer is the admin server, or nothing when --admin is empty.
+type adminServer struct{ server *console.Server }
+
+func listenAdmin(ctx context.Context, f runFlags, q queue.Engine, logger *slog.Logger) (*adminServer, error) {
+	if f.admin == "" {
+		// The file of a run that was killed must not lead anybody astray.
+		if err := os.Remove(filepath.Join(f.data, "admin")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, &exitError{exitEnvironment, fmt.Sprintf("remove the old admin file: %v", err)}
+		}
+		return &adminServer{}, nil
+	}
+	o := console.Options{Address: f.admin, DataDir: f.data, Queue: q, Version: version, Revision: revision(), Logger: logger}
+	if f.adminCert != "" {
+		o.TLS = &tlsconf.Server{Cert: f.adminCert, Key: f.adminKey}
+	}
+	s, err := console.Listen(ctx, o)
+	if err != nil {
+		return nil, &exitError{exitEnvironment, fmt.Sprintf("admin server: %v", err)}
+	}
+	return &adminServer{s}, nil
+}
+
+func (a *adminServer) address() string {
+	if a.server == nil {
+		return ""
+	}
+	return a.server.Address()
+}
+
+// Close ends the server, if there is one.
+func (a *adminServer) Close(ctx context.Context) error {
+	if a.server == nil {
+		return nil
+	}
+	return a.server.Close(ctx)
 }
 
 // masterKey reads the key of --keys, else that of the data directory, which it makes

@@ -17,7 +17,7 @@ func newVersion(io stdio) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "print the version",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			if format == "json" {
 				return json.NewEncoder(io.out).Encode(map[string]string{"version": version, "revision": revision(), "go": runtime.Version()})
