@@ -200,8 +200,8 @@ func (e *Engine) admit(n int, publishes bool) (<-chan struct{}, error) {
 		return nil, nil //nolint:nilnil // no need to wait
 	case len(e.spares) == 0:
 		return e.changed, nil
-	case need > e.spares[0].size-headerSize:
-		return nil, e.roomToGrow(need)
+	case need > e.spares[0].size-headerSize && !e.hasRoom(need):
+		return nil, message.ErrDiskFull // the segment would have to grow
 	}
 	return nil, nil //nolint:nilnil // no need to wait
 }
@@ -214,18 +214,6 @@ func (e *Engine) mayFill(need int64) bool {
 		return false
 	}
 	return need <= e.room || e.active != nil && need <= e.spares[0].size-headerSize && e.index.settled(e.active)
-}
-
-// roomToGrow checks that a frame that is larger than a whole segment can make it grow.
-func (e *Engine) roomToGrow(need int64) error {
-	space, err := e.fs.Space(e.dir)
-	if err != nil {
-		return fmt.Errorf("ask for free space: %w", err)
-	}
-	if space.Free < uint64(need)+e.reserve(space) { //nolint:gosec // never negative
-		return message.ErrDiskFull
-	}
-	return nil
 }
 
 // add appends the unit to the open batch. The lock is held.

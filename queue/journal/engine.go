@@ -273,53 +273,6 @@ func (e *Engine) Topics() []string {
 	return slices.Sorted(maps.Keys(e.topics))
 }
 
-// Atomic implements queue.Engine.
-func (e *Engine) Atomic(ctx context.Context, tx queue.Tx) error {
-	u := e.unit()
-	defer e.free(u)
-	for _, p := range tx.Publish {
-		t, ok := p.Topic.(*topic)
-		if !ok || t.e != e {
-			return errForeign("topic", p.Topic.Name())
-		}
-		if err := u.publish(t, p.Messages); err != nil {
-			return err
-		}
-	}
-	publishes := len(u.buf) > 0
-	type settled struct {
-		s       *subscriber
-		offsets []uint64
-	}
-	var acks []settled
-	for _, a := range tx.Ack {
-		s, ok := a.Subscription.(*subscription)
-		if !ok || s.e != e {
-			return errForeign("subscription", a.Subscription.Stats().Name)
-		}
-		if err := s.check(); err != nil {
-			return err
-		}
-		if offsets := slices.Compact(slices.Sorted(slices.Values(a.Offsets))); len(offsets) > 0 {
-			u.ack(s.s, offsets)
-			acks = append(acks, settled{s.s, offsets})
-		}
-	}
-	if len(u.buf) == 0 {
-		return nil
-	}
-	u.then = func() {
-		for _, a := range acks {
-			a.s.win.Settle(a.offsets...)
-		}
-	}
-	b, err := e.join(ctx, u, publishes)
-	if err != nil {
-		return err
-	}
-	return b.wait(ctx)
-}
-
 // Health implements queue.Engine.
 func (e *Engine) Health() error {
 	e.mu.Lock()
@@ -346,83 +299,6 @@ func (e *Engine) readableLocked() error {
 
 // Caps implements queue.Engine.
 func (e *Engine) Caps() queue.Caps { return queue.Caps{Name: "journal", Durable: true, Atomic: true} }
-
-// Close implements queue.Engine.
-func (e *Engine) Close(ctx context.Context) error {
-	e.mu.Lock()
-	first := !e.closing
-	e.closing = true
-	subs := e.subs
-	e.broadcast()
-	e.mu.Unlock()
-	if first {
-		for _, s := range subs {
-			s.stop()
-		}
-		if e.o.ReadOnly {
-			e.closeErr = e.release()
-			close(e.closed)
-		}
-	}
-	signal(e.wake)
-	select {
-	case <-e.closed:
-	case <-ctx.Done():
-		return fmt.Errorf("close queue %s: %w", e.dir, ctx.Err())
-	}
-	if e.group != nil {
-		_ = e.group.Wait() // the loops report through fail
-	}
-	return e.closeErr
-}
-
-// finish ends the engine after the last commit.
-func (e *Engine) finish() {
-	close(e.quit)
-	<-e.keeperDone
-	err := e.Health()
-	if err == nil {
-		err = e.lastSave()
-	}
-	e.closeErr = errors.Join(err, e.release())
-	close(e.closed)
-}
-
-// lastSave writes what is not on disk yet: the tail mark and a checkpoint.
-func (e *Engine) lastSave() error {
-	if err := e.saveCheckpoint(); err != nil {
-		return err
-	}
-	if err := e.markTail(); err != nil {
-		return err
-	}
-	// Twice, because segments that one retires are freed by the next one.
-	for range keptCheckpoints {
-		if e.committer.dirty.IsZero() && !e.wantCheckpoint {
-			break
-		}
-		e.wantCheckpoint = false
-		e.pending = e.snapshot()
-		if err := e.saveCheckpoint(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// release closes the files and gives the lock back.
-func (e *Engine) release() error {
-	var errs []error
-	for _, list := range [][]*segment{e.index.segments, e.spares, e.retired, e.carried} {
-		for _, s := range list {
-			errs = append(errs, s.file.Close())
-		}
-	}
-	if e.lock != nil {
-		errs = append(errs, e.lock.Close())
-	}
-	return errors.Join(errs...)
-}
 
 // unit returns an empty unit.
 func (e *Engine) unit() *unit {

@@ -60,8 +60,8 @@ func TestFaults(t *testing.T) {
 			}
 			// After a failed sync only what was synced before counts.
 			disk := mem.Crash(rand.New(rand.NewPCG(1, 1)), vfs.LoseAll, false)
-			if err := reopened(t.Context(), disk, l); err != nil {
-				t.Errorf("call %d, %s, script ended with %v: %v", nth, *at, err, err)
+			if found := reopened(t.Context(), disk, l); found != nil {
+				t.Errorf("call %d, %s, script ended with %v: %v", nth, *at, err, found)
 			}
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/linkspan/linkspan/internal/vfs"
 	"github.com/linkspan/linkspan/message"
 )
 
@@ -185,11 +184,7 @@ func (e *Engine) makeSpares() error {
 // makeSpare makes a segment as large as the disk allows, down to the smallest size.
 func (e *Engine) makeSpare(number uint64, size int64) (*segment, error) {
 	for ; ; size = max(size/2, e.o.SegmentSize) {
-		space, err := e.fs.Space(e.dir)
-		if err != nil {
-			return nil, fmt.Errorf("ask for free space: %w", err)
-		}
-		if space.Free >= uint64(size)+e.reserve(space) { //nolint:gosec // never negative
+		if e.hasRoom(size) {
 			s, err := makeSegment(e.fs, e.dir, number, size)
 			if !isFull(err) {
 				return s, err
@@ -201,12 +196,19 @@ func (e *Engine) makeSpare(number uint64, size int64) (*segment, error) {
 	}
 }
 
-// reserve is the free space that is left alone.
-func (e *Engine) reserve(space vfs.Space) uint64 {
-	if e.o.Reserve > 0 {
-		return e.o.Reserve
+// hasRoom reports whether n more bytes leave the reserve alone. When the system does
+// not say, the write itself will.
+func (e *Engine) hasRoom(n int64) bool {
+	space, err := e.fs.Space(e.dir)
+	if err != nil {
+		e.log.Warn("free space is unknown", "dir", e.dir, "error", err.Error())
+		return true
 	}
-	return min(defaultReserve, space.Total/reserveShare)
+	reserve := e.o.Reserve
+	if reserve == 0 {
+		reserve = min(defaultReserve, space.Total/reserveShare)
+	}
+	return space.Free >= uint64(n)+reserve //nolint:gosec // never negative
 }
 
 func (e *Engine) setFull(full bool) {

@@ -64,7 +64,7 @@ func (s *subscription) Receive(ctx context.Context, limit int) ([]queue.Record, 
 		out, err := s.fetch(handouts)
 		if err != nil {
 			s.giveBack(handouts)
-			return nil, err
+			return nil, cmp.Or(s.e.readable(), err)
 		}
 		if len(out) > 0 { // else all of it was lost to damage, and is reported
 			return out, nil

@@ -3,7 +3,6 @@ package journal
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"slices"
 	"sync/atomic"
@@ -176,9 +175,4 @@ func (t *topic) Stats() queue.TopicStats {
 		s.Subscriptions = append(s.Subscriptions, sub.win.Stats(sub.name))
 	}
 	return s
-}
-
-// errForeign says that a topic or subscription belongs to another engine.
-func errForeign(what, name string) error {
-	return fmt.Errorf("use %s %q: it belongs to another engine", what, name)
 }

@@ -1,0 +1,61 @@
+package journal
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/linkspan/linkspan/queue"
+)
+
+// Atomic implements queue.Engine.
+func (e *Engine) Atomic(ctx context.Context, tx queue.Tx) error {
+	u := e.unit()
+	defer e.free(u)
+	for _, p := range tx.Publish {
+		t, ok := p.Topic.(*topic)
+		if !ok || t.e != e {
+			return errForeign("topic", p.Topic.Name())
+		}
+		if err := u.publish(t, p.Messages); err != nil {
+			return err
+		}
+	}
+	publishes := len(u.buf) > 0
+	type settled struct {
+		s       *subscriber
+		offsets []uint64
+	}
+	var acks []settled
+	for _, a := range tx.Ack {
+		s, ok := a.Subscription.(*subscription)
+		if !ok || s.e != e {
+			return errForeign("subscription", a.Subscription.Stats().Name)
+		}
+		if err := s.check(); err != nil {
+			return err
+		}
+		if offsets := slices.Compact(slices.Sorted(slices.Values(a.Offsets))); len(offsets) > 0 {
+			u.ack(s.s, offsets)
+			acks = append(acks, settled{s.s, offsets})
+		}
+	}
+	if len(u.buf) == 0 {
+		return nil
+	}
+	u.then = func() {
+		for _, a := range acks {
+			a.s.win.Settle(a.offsets...)
+		}
+	}
+	b, err := e.join(ctx, u, publishes)
+	if err != nil {
+		return err
+	}
+	return b.wait(ctx)
+}
+
+// errForeign says that a topic or subscription belongs to another engine.
+func errForeign(what, name string) error {
+	return fmt.Errorf("use %s %q: it belongs to another engine", what, name)
+}
