@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -125,10 +126,6 @@ func TestSinkRefusesInjection(t *testing.T) {
 	calls := 0
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { calls++ }))
 	defer server.Close()
-	s := newTestSink(t, server.URL, func(c *SinkConfig) {
-		c.Headers = headerOptions{{Name: "X-Computed", Value: config.Option{Expr: config.Expr{Source: "x"}}}}
-	})
-	_ = s
 	plain := newTestSink(t, server.URL, nil)
 	head := func(name string, v message.Value) message.Message {
 		return message.Message{Headers: message.Headers{{Name: name, Value: v}}}
@@ -207,9 +204,10 @@ func TestSinkOrder(t *testing.T) {
 }
 
 func TestSinkTLS(t *testing.T) {
-	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	server.StartTLS()
 	defer server.Close()
-	server.Config.ErrorLog = nil
 	one := &message.Batch{Messages: make([]message.Message, 1)}
 	if err := newTestSink(t, server.URL, nil).Handle(t.Context(), one); !message.IsUnavailable(err) {
 		t.Errorf("an unknown authority: %v", err)

@@ -373,10 +373,10 @@ func TestSourceStopsGracefully(t *testing.T) {
 		close(stopped)
 		return nil
 	})
-	for {
-		if status, _, _ := r.do(t, "POST", "/orders", strings.NewReader("1")); status == 503 {
-			break
-		}
+	for served(r) {
+	}
+	if status, _, _ := r.do(t, "POST", "/orders", strings.NewReader("1")); status != 503 {
+		t.Errorf("a new request got %d", status)
 	}
 	select {
 	case <-stopped:
@@ -388,9 +388,18 @@ func TestSourceStopsGracefully(t *testing.T) {
 	<-stopped
 }
 
-func inside(r *rig) bool {
+func (r *rig) server() *server {
 	ln, _ := r.env.Listeners.Open(context.Background(), "http", "127.0.0.1:0", nil)
-	e, _ := ln.Shared.(*server).find("/orders")
+	return ln.Shared.(*server)
+}
+
+func served(r *rig) bool {
+	e, _ := r.server().find("/orders")
+	return e != nil
+}
+
+func inside(r *rig) bool {
+	e, _ := r.server().find("/orders")
 	e.gate.mu.Lock()
 	defer e.gate.mu.Unlock()
 	return e.gate.inside > 0
