@@ -193,3 +193,80 @@ func BenchmarkCycle(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkBacklog opens a directory with many messages and drains it.
+func BenchmarkBacklog(b *testing.B) {
+	const n = 200_000
+	var opening, draining time.Duration
+	for b.Loop() {
+		dir := b.TempDir()
+		backlog(b, dir, n)
+		start := time.Now()
+		e, err := journal.Open(b.Context(), dir, journal.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		opening += time.Since(start)
+		start = time.Now()
+		drain(b, e, n)
+		draining += time.Since(start)
+		if err := e.Close(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(opening.Milliseconds())/float64(b.N), "open-ms")
+	b.ReportMetric(float64(b.N)*n/draining.Seconds(), "msg/s")
+	b.ReportMetric(0, "ns/op")
+}
+
+// backlog fills a directory.
+func backlog(b *testing.B, dir string, n int) {
+	b.Helper()
+	e, err := journal.Open(b.Context(), dir, journal.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	topic, err := e.Topic(b.Context(), "t")
+	if err != nil {
+		b.Fatal(err)
+	}
+	msgs := make([]message.Message, 1000)
+	for i := range msgs {
+		msgs[i].Payload = make([]byte, benchPayload)
+	}
+	for range n / len(msgs) {
+		if _, err := topic.Publish(b.Context(), msgs); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := e.Close(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// drain receives and settles n messages.
+func drain(b *testing.B, e queue.Engine, n int) {
+	b.Helper()
+	topic, err := e.Topic(b.Context(), "t")
+	if err != nil {
+		b.Fatal(err)
+	}
+	sub, err := topic.Subscribe(b.Context(), "s", queue.SubOptions{MaxInFlight: 4096})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var offsets []uint64
+	for got := 0; got < n; got += len(offsets) {
+		records, err := sub.Receive(b.Context(), 256)
+		if err != nil {
+			b.Fatal(err)
+		}
+		offsets = offsets[:0]
+		for i := range records {
+			offsets = append(offsets, records[i].Offset)
+		}
+		if err := sub.Ack(offsets...); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -92,14 +92,15 @@ func (e *Engine) checkpointIfDue(due time.Time) time.Time {
 func (e *Engine) snapshot() *snapshot {
 	c := &e.committer
 	s := &snapshot{}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	// Under the lock, so that no subscription begins between the look and the drop.
 	for _, seg := range e.index.sealed() {
 		if e.index.settled(seg) {
 			e.index.drop(seg)
 			s.retired = append(s.retired, seg)
 		}
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	e.lastCheckpoint++
 	s.seq = e.lastCheckpoint
 	s.data = e.encodeCheckpoint(s.seq)
