@@ -3,6 +3,7 @@ package pipelines
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/linkspan/linkspan/internal/jsonscan"
@@ -118,11 +119,13 @@ func scan(b *transform.Batch) {
 }
 
 func scanReason(err error) *message.Reason {
-	code, ok := jsonscan.IsSyntax(err)
-	if !ok {
-		code = "LS2101"
+	r := &message.Reason{Code: jsonscan.CodeMalformed, Step: "decode", Text: "the payload is not JSON", Permanent: true}
+	var syntax *jsonscan.SyntaxError
+	if errors.As(err, &syntax) {
+		r.Code = syntax.Code
+		r.Text = fmt.Sprintf("the payload is refused: %s at byte %d", syntax.Reason(), syntax.Offset)
 	}
-	return &message.Reason{Code: code, Step: "decode", Text: "the payload is refused: " + err.Error(), Permanent: true}
+	return r
 }
 
 // address adds one part of a message to the batch of a sink.

@@ -24,6 +24,9 @@ const (
 	headerSink     = reserved + "sink"
 )
 
+// laneSubscription is the subscription that the lanes of a pipeline read.
+const laneSubscription = "lanes"
+
 // deadSubscription is the subscription that holds dead letters until somebody
 // decides.
 const deadSubscription = "operator"

@@ -85,10 +85,8 @@ func (e *Engine) fail(err error) {
 // when an address cannot be bound.
 func (e *Engine) Run(ctx context.Context) error {
 	defer func() { _ = e.listeners.Close() }()
-	for _, r := range e.pipelines {
-		if err := r.bind(ctx, &e.options); err != nil {
-			return err
-		}
+	if err := e.open(ctx); err != nil {
+		return err
 	}
 	// The three contexts end one after the other: sources, dispatchers, lanes.
 	base := context.WithoutCancel(ctx)
@@ -124,6 +122,23 @@ func (e *Engine) Run(ctx context.Context) error {
 	_ = watcher.Wait()
 	e.stopLanes(endDispatch, endLanes, lanes)
 	return errors.Join(err, e.close(base))
+}
+
+// open opens all topics and addresses.
+func (e *Engine) open(ctx context.Context) error {
+	topics := run.NewGroup(ctx)
+	for _, r := range e.pipelines {
+		r.open(topics)
+	}
+	if err := topics.Wait(); err != nil {
+		return err
+	}
+	for _, r := range e.pipelines {
+		if err := r.bind(ctx, &e.options); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // wait blocks until the run is over for one of its reasons.

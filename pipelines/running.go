@@ -95,22 +95,33 @@ func newRunning(p *Plan, o *Options, listeners *connectors.Listeners, fail func(
 	return r, nil
 }
 
-// bind opens the topics and the addresses that the pipeline listens on.
-func (r *running) bind(ctx context.Context, o *Options) error {
-	var err error
-	if r.topic, err = r.queue.Topic(ctx, r.plan.Topic()); err != nil {
-		return &EnvironmentError{fmt.Errorf("open topic %s: %w", r.plan.Topic(), err)}
-	}
-	if r.dead, err = r.queue.Topic(ctx, r.plan.DeadLetterTopic()); err != nil {
-		return &EnvironmentError{fmt.Errorf("open topic %s: %w", r.plan.DeadLetterTopic(), err)}
-	}
-	r.subscription, err = r.topic.Subscribe(ctx, "lanes", queue.SubOptions{MaxInFlight: r.plan.Delivery.MaxInFlight})
+// open opens the pipeline's topics. The two run side by side, because each waits
+// for the disk when it is new.
+func (r *running) open(g *run.Group) {
+	g.Go("topic", func(ctx context.Context) (err error) {
+		r.topic, r.subscription, err = r.openTopic(ctx, r.plan.Topic(), laneSubscription, r.plan.Delivery.MaxInFlight)
+		return err
+	})
+	g.Go("dead letter topic", func(ctx context.Context) (err error) {
+		r.dead, r.operator, err = r.openTopic(ctx, r.plan.DeadLetterTopic(), deadSubscription, 0)
+		return err
+	})
+}
+
+func (r *running) openTopic(ctx context.Context, name, subscription string, inFlight int) (queue.Topic, queue.Subscription, error) {
+	t, err := r.queue.Topic(ctx, name)
 	if err != nil {
-		return &EnvironmentError{fmt.Errorf("subscribe: %w", err)}
+		return nil, nil, &EnvironmentError{fmt.Errorf("open topic %s: %w", name, err)}
 	}
-	if r.operator, err = r.dead.Subscribe(ctx, deadSubscription, queue.SubOptions{}); err != nil {
-		return &EnvironmentError{fmt.Errorf("subscribe: %w", err)}
+	s, err := t.Subscribe(ctx, subscription, queue.SubOptions{MaxInFlight: inFlight})
+	if err != nil {
+		return nil, nil, &EnvironmentError{fmt.Errorf("subscribe to %s: %w", name, err)}
 	}
+	return t, s, nil
+}
+
+// bind opens the addresses that the pipeline listens on.
+func (r *running) bind(ctx context.Context, o *Options) error {
 	for _, s := range r.sinks {
 		if b, ok := s.inner.(connectors.Binder); ok {
 			if err := b.Bind(ctx); err != nil {

@@ -91,8 +91,7 @@ func quote(s string) []byte {
 
 // answerTo translates the error of a hand-over. A nil answer means accepted.
 func answerTo(err error) *answer {
-	var partial *message.PartialError
-	if errors.As(err, &partial) {
+	if partial, ok := errors.AsType[*message.PartialError](err); ok {
 		if len(partial.Failed) == 0 {
 			return nil
 		}
@@ -124,7 +123,7 @@ func answerToReason(r *message.Reason) *answer {
 	switch {
 	case strings.HasPrefix(r.Code, "LS21"):
 		return refuse(http.StatusBadRequest, r.Code, r.Text)
-	case strings.HasPrefix(r.Code, "LS14"), strings.HasPrefix(r.Code, "LS22"):
+	case strings.HasPrefix(r.Code, "LS2"):
 		return refuse(http.StatusUnprocessableEntity, r.Code, r.Text)
 	default:
 		a := busy()

@@ -179,8 +179,7 @@ func (s *sink) send(ctx context.Context, m *message.Message) error {
 
 // withoutURL removes the address, whose query may hold a secret.
 func withoutURL(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		return u.Err
 	}
 	return err

@@ -52,8 +52,10 @@ func TestSinkSends(t *testing.T) {
 		c.Headers = headerOptions{{Name: "X-Fixed", Value: config.Option{Literal: "v"}}}
 		c.Auth = &Auth{Bearer: config.NewSecret("tok")}
 	})
-	m := message.Message{ID: "id-1", ContentType: "text/plain", Payload: []byte("hello"),
-		Headers: message.Headers{{Name: "traceparent", Value: message.String("00-1")}, {Name: "n", Value: message.Int(7)}}}
+	m := message.Message{
+		ID: "id-1", ContentType: "text/plain", Payload: []byte("hello"),
+		Headers: message.Headers{{Name: "traceparent", Value: message.String("00-1")}, {Name: "n", Value: message.Int(7)}},
+	}
 	if err := s.Handle(t.Context(), &message.Batch{Messages: []message.Message{m}}); err != nil {
 		t.Fatal(err)
 	}
@@ -83,8 +85,16 @@ func TestSinkVerdicts(t *testing.T) {
 		taken, wait bool
 		pause       time.Duration
 	}{
-		{200, "", true, false, 0}, {204, "", true, false, 0}, {302, "", false, false, 0}, {400, "", false, false, 0}, {422, "", false, false, 0},
-		{408, "", false, true, 0}, {425, "", false, true, 0}, {429, "3", false, true, 3 * time.Second}, {500, "", false, true, 0}, {503, "99999999", false, true, time.Hour},
+		{200, "", true, false, 0},
+		{204, "", true, false, 0},
+		{302, "", false, false, 0},
+		{400, "", false, false, 0},
+		{422, "", false, false, 0},
+		{408, "", false, true, 0},
+		{425, "", false, true, 0},
+		{429, "3", false, true, 3 * time.Second},
+		{500, "", false, true, 0},
+		{503, "99999999", false, true, time.Hour},
 	} {
 		status, after = c.status, c.after
 		err := s.Handle(t.Context(), &message.Batch{Messages: make([]message.Message, 1)})
@@ -133,7 +143,9 @@ func TestSinkRefusesInjection(t *testing.T) {
 	for _, m := range []message.Message{
 		head("a", message.String("x\r\ny: z")), head("a", message.String("x\x00")), head("a\r\nb", message.String("x")),
 		head("", message.String("x")), head("Content-Length", message.Int(3)), head("host", message.String("evil")),
-		head("Transfer-Encoding", message.String("chunked")), {ID: "a\nb"}, {ContentType: "a\r\nb: c"},
+		head("Transfer-Encoding", message.String("chunked")),
+		{ID: "a\nb"},
+		{ContentType: "a\r\nb: c"},
 	} {
 		err := plain.Handle(t.Context(), &message.Batch{Messages: []message.Message{m}})
 		var reason *message.Reason

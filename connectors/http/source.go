@@ -111,7 +111,7 @@ func (s *source) serve(ctx context.Context, next message.Handler, w http.Respons
 		a.write(w)
 		return
 	}
-	k := s.works.Get().(*work) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	k := s.works.Get().(*work)
 	defer s.recycle(k)
 	if a := s.read(ctx, k, w, r); a != nil {
 		a.write(w)

@@ -183,7 +183,7 @@ func TestSourceAnswers(t *testing.T) {
 		"too large for the queue":         {err: message.ErrTooLarge, status: 413},
 		"malformed JSON":                  {err: reason("LS2101"), status: 400},
 		"the schema is violated":          {err: reason("LS2201"), status: 422},
-		"the schema is unknown":           {err: reason("LS1401"), status: 422},
+		"the schema is unknown":           {err: reason("LS2401"), status: 422},
 		"another reason":                  {err: reason("LS3001"), status: 503},
 		"partial":                         {err: &message.PartialError{Failed: []message.Failed{{Err: reason("LS2102")}}}, status: 400},
 		"the peer asks for time":          {err: &message.UnavailableError{Err: errors.New("x"), After: 7 * time.Second}, status: 503, header: "Retry-After: 7"},

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -111,7 +112,7 @@ func TestSourceUnderErrors(t *testing.T) {
 	}), func(c *SourceConfig) { c.Wait = time.Second })
 	for i := range 30 {
 		status, _, _ := r.do(t, "POST", "/orders", bytes.NewReader(fmt.Append(nil, i)))
-		if (status == 202) != taken[fmt.Sprint(i)] {
+		if (status == 202) != taken[strconv.Itoa(i)] {
 			t.Errorf("%d: %d", i, status)
 		}
 	}

@@ -72,7 +72,7 @@ func (s *source) readBody(k *work, w http.ResponseWriter, r *http.Request) error
 		k.body, err = readAll(k.body, body, r.ContentLength)
 		return err
 	}
-	z := s.gzips.Get().(*gzip.Reader) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	z := s.gzips.Get().(*gzip.Reader)
 	defer s.gzips.Put(z)
 	if err := z.Reset(body); err != nil {
 		return err
@@ -125,7 +125,7 @@ func bodyAnswer(ctx context.Context, err error) *answer {
 func (s *source) handOn(ctx context.Context, next message.Handler, k *work, r *http.Request) *answer {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Wait)
 	defer cancel()
-	stop := context.AfterFunc(r.Context(), cancel)
+	stop := context.AfterFunc(r.Context(), cancel) //nolint:contextcheck // the request's context ends when its client leaves
 	defer stop()
 	return answerTo(next.Handle(ctx, &k.batch))
 }
@@ -154,7 +154,7 @@ func newID(now time.Time) string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
 	var ms [8]byte
-	binary.BigEndian.PutUint64(ms[:], uint64(now.UnixMilli())) //nolint:gosec // after 1970
+	binary.BigEndian.PutUint64(ms[:], uint64(now.UnixMilli()))
 	copy(b[:6], ms[2:])
 	b[6] = b[6]&0x0f | 0x70
 	b[8] = b[8]&0x3f | 0x80
