@@ -17,6 +17,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -145,17 +146,20 @@ func (f *File) syntaxProblem(r *Report, err error) {
 	line, column, text := yamlErrorPlace(err)
 	text = strings.Join(strings.Fields(text), " ")
 	fix := "check the indentation and the quotes of this line and of the one before"
-	source := strings.TrimSpace(f.line(line))
-	_, value, isPair := strings.Cut(source, ": ")
+	key, value, isPair := strings.Cut(f.line(line), ": ")
 	value = strings.TrimSpace(value)
+	at := utf8.RuneCountInString(key) + 3
 	switch {
 	case strings.Contains(f.line(line), "\t"):
 		fix = "YAML does not allow tabs for indentation; use spaces"
 	case isPair && strings.Contains(value, ": ") && !strings.HasPrefix(value, "{") && !strings.ContainsAny(value[:1], `"'`):
+		column = at + utf8.RuneCountInString(value[:strings.Index(value, ": ")])
 		fix = "an expression that contains `: ` (a ternary) must be quoted: '" + value + "'"
 	case isPair && value != "" && strings.ContainsAny(value[:1], `"'`):
+		column = at
 		fix = "a value that starts with a quote must end with it; put the whole expression into single quotes: '" + strings.ReplaceAll(value, "'", "''") + "'"
 	case isPair && value != "" && strings.ContainsAny(value[:1], "!*&%@`"):
+		column = at
 		fix = "a value cannot start with " + value[:1] + " in YAML; put the whole expression into single quotes: '" + strings.ReplaceAll(value, "'", "''") + "'"
 	}
 	f.problem(r, line, column, "LS1102", fix, "this is not valid YAML: %s", text)

@@ -88,6 +88,9 @@ func (n Node) Fields() []Field {
 	fields := make([]Field, 0, len(y.Content)/2)
 	for i := 0; i+1 < len(y.Content); i += 2 {
 		key, value := y.Content[i], y.Content[i+1]
+		if key.Kind != yaml.ScalarNode || key.Value == "<<" {
+			continue // reported when the file was parsed
+		}
 		path := joinPath(n.path, key.Value)
 		fields = append(fields, Field{
 			Name:  key.Value,
