@@ -88,6 +88,9 @@ func listDead(ctx context.Context, d *directory, q console.DeadLetterQuery, form
 		t.row(l.Pipeline, digits(l.Number), clock(l.Time), l.Code, l.Step, l.Reason, l.Source, l.Sink, digits(l.Attempts), digits(l.Size))
 		return nil
 	})
+	if err != nil && count == 0 {
+		return err
+	}
 	if err = errors.Join(err, t.end()); err == nil && q.Limit > 0 && count == q.Limit {
 		fmt.Fprintf(io.err, "%d entries shown; show more with --limit\n", count)
 	}

@@ -130,6 +130,9 @@ func browse(ctx context.Context, d *directory, q console.MessageQuery, format st
 		count, last = count+1, m.Offset
 		return show(m)
 	})
+	if err != nil && count == 0 {
+		return err
+	}
 	if err = errors.Join(err, end()); err == nil && q.Limit > 0 && count == q.Limit && format == "text" {
 		fmt.Fprintf(io.err, "%d messages shown; go on with --from %d\n", count, last+1)
 	}

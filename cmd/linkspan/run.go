@@ -15,7 +15,6 @@ import (
 	"github.com/linkspan/linkspan/internal/config"
 	"github.com/linkspan/linkspan/internal/console"
 	"github.com/linkspan/linkspan/internal/keys"
-	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/internal/telemetry"
 	"github.com/linkspan/linkspan/internal/tlsconf"
 	"github.com/linkspan/linkspan/pipelines"
@@ -131,40 +130,42 @@ func runPipelines(ctx context.Context, paths []string, f runFlags, io stdio) (er
 			logger.LogAttrs(ctx, slog.LevelWarn, lost.Error())
 		}
 	}()
-	e, err := pipelines.New(pipelines.Options{Queue: q, DataDir: f.data, Logger: logger, Tracer: traces.Tracer()}, d.Plans)
+	e, err := pipelines.New(pipelines.Options{
+		Queue: q, DataDir: f.data, Tracer: traces.Tracer(),
+		Logger: slog.New(readyHandler{logger.Handler(), io.start, admin.address()}),
+	}, d.Plans)
+	if errors.As(err, new(*pipelines.EnvironmentError)) {
+		return err
+	}
 	if err != nil {
-		if errors.As(err, new(*pipelines.EnvironmentError)) {
-			return err
-		}
 		return &exitError{exitUsage, err.Error()}
 	}
-	return serve(ctx, e, admin, io.start, logger)
+	return admin.serve(ctx, e)
 }
 
-// serve runs the engine beside the admin server, which admin may lack.
-func serve(ctx context.Context, e *pipelines.Engine, admin *adminServer, start time.Time, logger *slog.Logger) error {
-	if admin.server != nil {
-		admin.server.Attach(e)
-		defer context.AfterFunc(ctx, admin.server.Stopping)()
+// serve runs the engine, and lets the admin server answer for it.
+func (a *adminServer) serve(ctx context.Context, e *pipelines.Engine) error {
+	if a.server != nil {
+		a.server.Attach(e)
+		defer context.AfterFunc(ctx, a.server.Stopping)()
 	}
-	beside := run.NewGroup(context.WithoutCancel(ctx))
-	beside.Go("watch for ready", func(ctx context.Context) error {
-		ticker := time.NewTicker(time.Millisecond)
-		defer ticker.Stop()
-		for !e.Ready() {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-ticker.C:
-			}
-		}
-		logger.LogAttrs(ctx, slog.LevelInfo, "started",
-			slog.Int64("start_ms", time.Since(start).Milliseconds()), slog.String("version", version), slog.String("admin", admin.address()))
-		return nil
-	})
-	err := e.Run(ctx)
-	beside.Stop()
-	return errors.Join(err, beside.Wait())
+	return e.Run(ctx)
+}
+
+// readyHandler adds to the engine's word that it is ready how long the start took,
+// and where the admin server answers.
+type readyHandler struct {
+	slog.Handler
+	start time.Time
+	admin string
+}
+
+// Handle implements slog.Handler.
+func (h readyHandler) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == "ready" {
+		r.AddAttrs(slog.Int64("start_ms", time.Since(h.start).Milliseconds()), slog.String("admin", h.admin))
+	}
+	return h.Handler.Handle(ctx, r)
 }
 
 // loadAgain compiles the deployment with the key of masks. The first time was to
