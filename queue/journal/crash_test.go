@@ -145,7 +145,7 @@ func (c *crashes) hook(op vfs.Op, name string) error {
 	for _, mode := range vfs.Survivals() {
 		for _, names := range []bool{false, true} {
 			// What was promised before the cut must be found; what was offered after it may be.
-			before := c.ledger.clone().promised
+			before := c.ledger.clone()
 			disk := c.mem.Crash(c.rng, mode, names)
 			after := c.ledger.clone()
 			how := fmt.Sprintf("%s, survival %d, names kept %v", where, mode, names)
@@ -205,7 +205,7 @@ func (c *crashes) verify(disk *vfs.Mem, how string) {
 	}
 }
 
-func (c *crashes) recover(disk *vfs.Mem, promised map[string]string, l *ledger, how string) {
+func (c *crashes) recover(disk *vfs.Mem, before, l *ledger, how string) {
 	c.recoveries++
 	ctx := c.t.Context()
 	if c.rng.IntN(4) == 0 {
@@ -216,13 +216,13 @@ func (c *crashes) recover(disk *vfs.Mem, promised map[string]string, l *ledger, 
 		c.t.Errorf("%s: open: %v", how, err)
 		return
 	}
-	if err := l.check(ctx, e, promised); err != nil {
+	if err := l.check(ctx, e, before); err != nil {
 		c.t.Errorf("%s: %v", how, err)
 	}
 	more := c.rng.IntN(4) == 0
 	if more { // the recovered engine works, and stays right when it is opened again
-		promised = maps.Clone(promised)
-		more := &ledger{offered: l.offered, promised: promised, settled: l.settled, moves: l.moves}
+		more := &ledger{offered: l.offered, promised: maps.Clone(before.promised), settled: l.settled, moves: before.moves}
+		before = more
 		if t, err := e.Topic(ctx, "in"); err != nil {
 			c.t.Errorf("%s: topic: %v", how, err)
 		} else if err := more.publish(ctx, t, fmt.Sprintf("after-%d", c.recoveries)); err != nil {
@@ -242,7 +242,7 @@ func (c *crashes) recover(disk *vfs.Mem, promised map[string]string, l *ledger, 
 		c.t.Errorf("%s: open again: %v", how, err)
 		return
 	}
-	if err := l.check(ctx, e, promised); err != nil {
+	if err := l.check(ctx, e, before); err != nil {
 		c.t.Errorf("%s: after going on: %v", how, err)
 	}
 	if err := e.Close(ctx); err != nil {

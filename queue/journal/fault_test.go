@@ -76,7 +76,7 @@ func reopened(ctx context.Context, disk vfs.FS, l *ledger) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(l.check(ctx, e, l.clone().promised), e.Close(ctx))
+	return errors.Join(l.check(ctx, e, l.clone()), e.Close(ctx))
 }
 
 // TestFailedSync shows what clients see when a sync fails: an error, from then on,
@@ -196,7 +196,7 @@ func TestDiskFull(t *testing.T) {
 		}
 		t.Logf("round %d: %d messages filled the disk", round, published)
 	}
-	if err := l.check(ctx, e, l.clone().promised); err != nil {
+	if err := l.check(ctx, e, l.clone()); err != nil {
 		t.Error(err)
 	}
 	if err := e.Close(ctx); err != nil {
@@ -271,7 +271,7 @@ func TestReadOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.check(ctx, e, l.clone().promised); err != nil {
+	if err := l.check(ctx, e, l.clone()); err != nil {
 		t.Error(err)
 	}
 	if _, err := e.Topic(ctx, "new"); !errors.Is(err, queue.ErrUnknownTopic) {

@@ -83,7 +83,7 @@ func fill(t *testing.T, finish bool) *flipped {
 // TestFlip inverts single bits anywhere. A flip costs one record or one frame at
 // most, what is lost is named, and wrong bytes are never handed out.
 func TestFlip(t *testing.T) {
-	n := 1000
+	n := 500
 	if testing.Short() {
 		n = 300
 	}

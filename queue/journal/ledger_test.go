@@ -121,9 +121,9 @@ func (l *ledger) consume(ctx context.Context, e queue.Engine, sub queue.Subscrip
 	return nil
 }
 
-// check compares an opened engine with the ledger. promised is from before the crash,
-// l from after it.
-func (l *ledger) check(ctx context.Context, e *journal.Engine, promised map[string]string) error {
+// check compares an opened engine with the ledger. before is from before the crash: what
+// it says was done must be found. l is from after it: what it says was begun may be.
+func (l *ledger) check(ctx context.Context, e *journal.Engine, before *ledger) error {
 	held := map[string]bool{}
 	for _, name := range e.Topics() {
 		t, err := e.Topic(ctx, name)
@@ -146,13 +146,15 @@ func (l *ledger) check(ctx context.Context, e *journal.Engine, promised map[stri
 			}
 		}
 	}
-	for id, topic := range promised {
+	for id, topic := range before.promised {
 		if !held[id] && !l.settled[id] {
 			return fmt.Errorf("promised message %q of %s is lost", id, topic)
 		}
 	}
 	for id, moved := range l.moves {
-		if held[id] == held[moved] {
+		// Whoever moves a message has received it, so it was stable when the move began.
+		_, began := before.moves[id]
+		if held[id] && held[moved] || began && !held[id] && !held[moved] {
 			return fmt.Errorf("atomic move of %q: held %v, its copy %v", id, held[id], held[moved])
 		}
 	}
