@@ -48,6 +48,9 @@ func (s *sink) open() error {
 	if s.file != nil {
 		return nil
 	}
+	if err := os.MkdirAll(filepath.Dir(s.cfg.Path), 0o700); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
 	_, err := os.Stat(s.cfg.Path)
 	isNew := errors.Is(err, fs.ErrNotExist)
 	f, err := os.OpenFile(s.cfg.Path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)

@@ -32,12 +32,11 @@ curl -s http://127.0.0.1:5480/ready
 post() {
 	show "curl -d '$1' http://127.0.0.1:8080/orders"
 	curl -s -H 'Content-Type: application/json' -H "Idempotency-Key: $2" -d "$1" http://127.0.0.1:8080/orders
-	echo
 }
 post '{"type":"order","id":1,"region":"eu","total":19.99,"customer":{"id":"c1","email":"ada@example.com"},"card":{"number":"4111111111111111"},"internal":"margin 40%"}' order-1
 post '{"type":"ping","region":"eu","total":0,"customer":{"id":"c1"}}' ping-1
 post '{"type":"order","id":2,"region":"eu","total":"a lot","customer":{"id":"c1"}}' order-2
-post '{"type":"order","id":3,"region":"mars","total":1,"customer":{"id":"c2"}}' order-3
+post '{"type":"order","id":3,"region":"xx","total":1,"customer":{"id":"c2"}}' order-3
 
 send() {
 	show "linkspan send mqtt connect=mqtt://127.0.0.1:1883 topic=orders/$1 --payload '$2'"
