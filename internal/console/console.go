@@ -38,7 +38,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/linkspan/linkspan/connectors"
 	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/internal/tlsconf"
 	"github.com/linkspan/linkspan/pipelines"
@@ -112,8 +111,7 @@ type Server struct {
 type attached struct{ Engine }
 
 // Listen opens the address, writes DATA/admin and begins to answer: /live with 200
-// and /ready with 503 until an engine is attached and ready. The error of an address
-// in use is a *connectors.AddressError.
+// and /ready with 503 until an engine is attached and ready.
 func Listen(ctx context.Context, o Options) (*Server, error) {
 	if err := CheckAddress(o.Address, o.TLS != nil); err != nil {
 		return nil, err
@@ -124,7 +122,7 @@ func Listen(ctx context.Context, o Options) (*Server, error) {
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp", o.Address)
 	if err != nil {
-		return nil, &connectors.AddressError{Address: o.Address, Err: err}
+		return nil, fmt.Errorf("listen on %s: %w; stop what uses the address, or choose another", o.Address, cause(err))
 	}
 	s.ln = ln
 	if err := s.serve(ctx); err != nil {
@@ -225,6 +223,15 @@ func (s *Server) pipelines() Engine {
 		return e.Engine
 	}
 	return nil
+}
+
+// cause leaves out what the sentence around it says already.
+func cause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
 }
 
 func loopback(host string) bool {
