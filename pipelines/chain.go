@@ -69,7 +69,7 @@ func (b *bench) transform(ctx context.Context, p *Plan, t *telemetry) error {
 		return err
 	}
 	for i, it := range b.batch.Items {
-		if !it.Live() {
+		if !it.Live() || !sound(it) {
 			continue
 		}
 		dest, err := p.Route.Route(b.batch.Env(it))
@@ -80,6 +80,16 @@ func (b *bench) transform(ctx context.Context, p *Plan, t *telemetry) error {
 		b.works[i].dest = dest
 	}
 	return nil
+}
+
+// sound fails an item whose edits made a document that is refused itself, such as
+// one that is nested too deeply.
+func sound(it *transform.Item) bool {
+	if !it.Doc.Changed() || it.Doc.Err() == nil {
+		return true
+	}
+	it.Fail(scanReason(it.Doc.Err()))
+	return false
 }
 
 // of returns the messages that came from a source.
@@ -158,7 +168,7 @@ func (s *sinkBench) prepare(ctx context.Context, p *SinkPlan, t *telemetry) erro
 		return err
 	}
 	for i, it := range s.batch.Items {
-		if !it.Live() {
+		if !it.Live() || !sound(it) {
 			continue
 		}
 		first := len(s.options)

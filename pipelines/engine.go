@@ -116,7 +116,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.ready.Store(true)
 	e.options.Logger.LogAttrs(ctx, slog.LevelInfo, "ready", slog.Int("pipelines", len(e.pipelines)))
 
-	err := e.wait(ctx, ended)
+	err := e.wait(ctx, ended, lanes.Context().Done())
 	e.ready.Store(false)
 	endSources()
 	_ = watcher.Wait()
@@ -142,24 +142,24 @@ func (e *Engine) open(ctx context.Context) error {
 }
 
 // wait blocks until the run is over for one of its reasons.
-func (e *Engine) wait(ctx context.Context, ended <-chan error) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-e.failed:
-			return &EnvironmentError{err}
-		case err := <-ended:
-			if err != nil {
-				return err
-			}
-			return e.drain(ctx)
+func (e *Engine) wait(ctx context.Context, ended <-chan error, broken <-chan struct{}) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-broken:
+		return errors.New("a lane ended by an internal error; what it held stays in the queue")
+	case err := <-e.failed:
+		return &EnvironmentError{err}
+	case err := <-ended:
+		if err != nil {
+			return err
 		}
+		return e.drain(ctx, broken)
 	}
 }
 
 // drain waits until everything in the queue is settled.
-func (e *Engine) drain(ctx context.Context) error {
+func (e *Engine) drain(ctx context.Context, broken <-chan struct{}) error {
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
 	for {
@@ -173,6 +173,8 @@ func (e *Engine) drain(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-broken:
+			return errors.New("a lane ended by an internal error; what it held stays in the queue")
 		case err := <-e.failed:
 			return &EnvironmentError{err}
 		case <-ticker.C:

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
 )
 
@@ -121,8 +122,11 @@ func (l *lane) process(ctx context.Context, units []*unit) {
 	}
 	ctx, end := l.run.telemetry.lane(ctx, units)
 	defer end()
-	l.bench.reset(units, l.run.plan)
-	if err := l.bench.transform(ctx, l.run.plan, l.run.telemetry); err != nil {
+	if err := l.transform(ctx, units); err != nil {
+		if isPanic(err) {
+			l.singleOut(ctx, units, err)
+			return
+		}
 		l.run.log.LogAttrs(ctx, slog.LevelWarn, "a step could not run; its messages wait", slog.String("error", err.Error()))
 		for _, u := range units {
 			l.wait(u, 0)
@@ -134,6 +138,35 @@ func (l *lane) process(ctx context.Context, units []*unit) {
 		l.deliver(ctx, i)
 	}
 	l.settleRetries()
+	l.commit(ctx)
+}
+
+func (l *lane) transform(ctx context.Context, units []*unit) error {
+	return run.Protect("steps", func() error {
+		l.bench.reset(units, l.run.plan)
+		return l.bench.transform(ctx, l.run.plan, l.run.telemetry)
+	})
+}
+
+func isPanic(err error) bool {
+	var p *run.PanicError
+	return errors.As(err, &p)
+}
+
+// singleOut finds the message that a step panics on, by running the batch one by one,
+// and dead-letters it: a bug of ours must not stop the others.
+func (l *lane) singleOut(ctx context.Context, units []*unit, err error) {
+	if len(units) > 1 {
+		for _, u := range slices.Clone(units) {
+			l.process(ctx, []*unit{u})
+		}
+		return
+	}
+	var p *run.PanicError
+	if errors.As(err, &p) {
+		l.run.log.LogAttrs(ctx, slog.LevelError, "a step panicked", slog.String("stack", string(p.Stack)))
+	}
+	l.deadLetter(units[0], &message.Reason{Code: "LS2299", Step: "steps", Text: "internal error in a step; please report it", Permanent: true}, -1, 1)
 	l.commit(ctx)
 }
 

@@ -311,6 +311,9 @@ func (r *running) newLane() *lane {
 }
 
 func (r *running) startLanes(ctx, dispatchCtx context.Context, g *run.Group) {
+	for _, s := range r.sinks {
+		g.Go("open out."+s.plan.Name, func(context.Context) error { return s.connect(dispatchCtx) })
+	}
 	lanes := make([]chan []*unit, r.plan.Delivery.Lanes)
 	for i := range lanes {
 		lanes[i] = make(chan []*unit, 1)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/linkspan/linkspan/connectors"
 	"github.com/linkspan/linkspan/internal/config"
+	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
 )
 
@@ -23,14 +24,17 @@ type sink struct {
 	log     *slog.Logger
 	backoff config.Backoff
 
+	// opening is held while inner opens, which may take as long as a dial.
+	opening sync.Mutex
+	inner   connectors.Sink
+	count   sinkCounters
+
 	mu sync.Mutex
 	// Guarded by mu.
-	inner connectors.Sink
 	open  bool
 	shut  time.Time
 	wait  time.Duration
 	cause string
-	count sinkCounters
 }
 
 // send hands a batch to the connector. The errors are those of message.Handler; when
@@ -39,25 +43,57 @@ func (s *sink) send(ctx context.Context, b *message.Batch) error {
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	err := s.handler.Handle(ctx, b)
+	err := run.Protect("out."+s.plan.Name, func() error { return s.handler.Handle(ctx, b) })
 	s.after(ctx, err)
 	return err
 }
 
+// connect opens the sink ahead of its first message, so that an operator sees at once
+// when a peer is away. It tries until that works or ctx ends.
+func (s *sink) connect(ctx context.Context) error {
+	for {
+		var away *message.UnavailableError
+		if !errors.As(s.ready(ctx), &away) || ctx.Err() != nil {
+			return nil
+		}
+		timer := time.NewTimer(away.After + time.Millisecond)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+	}
+}
+
+// ready returns nil when the sink is open, and opens it when its gate is.
 func (s *sink) ready(ctx context.Context) error {
+	if open, err := s.gate(); open || err != nil {
+		return err
+	}
+	s.opening.Lock()
+	defer s.opening.Unlock()
+	if open, err := s.gate(); open || err != nil { // another lane was faster
+		return err
+	}
+	err := s.inner.Open(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if left := time.Until(s.shut); left > 0 {
-		return &message.UnavailableError{Err: errors.New(s.cause), After: left}
-	}
-	if s.open {
-		return nil
-	}
-	if err := s.inner.Open(ctx); err != nil {
+	if err != nil {
 		return s.close(ctx, fmt.Errorf("open: %w", err))
 	}
 	s.open = true
+	s.recovered(ctx)
 	return nil
+}
+
+func (s *sink) gate() (open bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if left := time.Until(s.shut); left > 0 {
+		return false, &message.UnavailableError{Err: errors.New(s.cause), After: left}
+	}
+	return s.open, nil
 }
 
 // after keeps the gate by what the connector said. Called without the lock.
@@ -116,8 +152,8 @@ func (s *sink) status() SinkStatus {
 }
 
 func (s *sink) stop(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.opening.Lock()
+	defer s.opening.Unlock()
 	return s.inner.Close(ctx)
 }
 

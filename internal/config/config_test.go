@@ -200,3 +200,28 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// A line that is shown with a problem does not show the secrets on it.
+func TestProblemsHideSecrets(t *testing.T) {
+	for _, yaml := range []string{
+		"name: a\nauth: {usr: x, password: hunter2}\n",
+		"name: a\npassword: hunter2\n",
+		"name: a\nprot: mqtt://user:hunter2@host:1883\n",
+		"name: a\nbearer: \"hunter2\" x\n",
+		"name: a\npassword: *hunter2\n",
+		"name: a\nkeys: hunter2\n",
+	} {
+		_, r := decode(yaml, config.Lookup{})
+		if !r.Failed() {
+			t.Errorf("%q: no problem", yaml)
+		}
+		for _, p := range r.Problems() {
+			if strings.Contains(p.Text(), "hunter2") {
+				t.Errorf("a secret is shown:\n%s", p.Text())
+			}
+		}
+	}
+	if _, r := decode("name: a\npasswrod: ${env:X}\n", config.Lookup{}); !strings.Contains(r.Problems()[0].Text(), "${env:X}") {
+		t.Error("a reference was hidden")
+	}
+}

@@ -118,7 +118,24 @@ func (f *File) line(n int) string {
 	if n < 1 || n > len(f.lines) {
 		return ""
 	}
-	return f.lines[n-1]
+	return hideSecrets(f.lines[n-1])
+}
+
+// hideSecrets stars out what stands where a secret would, and the password of an
+// address, in a line that is shown with a problem. The width stays, and the caret with
+// it.
+func hideSecrets(line string) string {
+	const pattern = `(?i)\b(?:pass(?:word|code|phrase)|secret|token|bearer|keys)["']?\s*:\s*([^\s$,}\]][^,}\]]*)|://[^/\s:@]*:([^/\s@]+)@`
+	out := []byte(line)
+	for _, m := range regexp.MustCompile(pattern).FindAllSubmatchIndex(out, -1) {
+		for _, group := range [][]int{m[2:4], m[4:6]} {
+			if group[0] >= 0 {
+				stars := strings.Repeat("*", utf8.RuneCount(out[group[0]:group[1]]))
+				out = append(append(append([]byte{}, out[:group[0]]...), stars...), out[group[1]:]...)
+			}
+		}
+	}
+	return string(out)
 }
 
 func (f *File) problem(r *Report, line, column int, code, fix, format string, args ...any) {
@@ -146,6 +163,10 @@ func (f *File) syntaxProblem(r *Report, err error) {
 	line, column, text := yamlErrorPlace(err)
 	text = strings.Join(strings.Fields(text), " ")
 	fix := "check the indentation and the quotes of this line and of the one before"
+	if f.line(line) != f.lines[min(line, len(f.lines))-1] {
+		f.problem(r, line, column, "LS1102", "put the secret into ${env:NAME} or ${file:PATH}", "this is not valid YAML, at a value that is not shown")
+		return
+	}
 	key, value, isPair := strings.Cut(f.line(line), ": ")
 	value = strings.TrimSpace(value)
 	at := utf8.RuneCountInString(key) + 3

@@ -28,16 +28,14 @@ func NewGroup(ctx context.Context) *Group {
 
 // Go starts f. The name says what it is for, in errors and panics.
 func (g *Group) Go(name string, f func(ctx context.Context) error) {
-	g.wg.Add(1)
-	go func() {
-		defer g.wg.Done()
-		if err := protect(g.ctx, name, f); err != nil {
+	g.wg.Go(func() {
+		if err := Protect(name, func() error { return f(g.ctx) }); err != nil {
 			g.once.Do(func() {
 				g.err = err
 				g.cancel(err)
 			})
 		}
-	}()
+	})
 }
 
 // Stop cancels the context of all goroutines.
@@ -65,11 +63,12 @@ type PanicError struct {
 // Error implements error.
 func (e *PanicError) Error() string { return fmt.Sprintf("%s: internal error (panic)", e.Name) }
 
-func protect(ctx context.Context, name string, f func(ctx context.Context) error) (err error) {
+// Protect calls f and returns its error, or a *PanicError when it panicked.
+func Protect(name string, f func() error) (err error) {
 	defer func() {
 		if recover() != nil {
 			err = &PanicError{Name: name, Stack: debug.Stack()}
 		}
 	}()
-	return f(ctx)
+	return f()
 }

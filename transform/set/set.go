@@ -181,10 +181,6 @@ func compileUnset(n config.Node, c *transform.Compiler) transform.Step {
 		if !ok {
 			return nil
 		}
-		if target.Header == "" && target.Path.Many() {
-			c.Report.Errorf(item, "LS1303", "mask the field with `null` instead", "unset cannot remove from every element with [*]")
-			return nil
-		}
 		s.targets = append(s.targets, target)
 	}
 	for _, t := range s.targets {
