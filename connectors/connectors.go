@@ -171,7 +171,7 @@ func (s *SinkSpec) Decode(n config.Node, r *config.Report) (func(Env) (Sink, err
 // options finds every config.Option with an expression in a configuration.
 func options(v reflect.Value, found []*config.Option) []*config.Option {
 	if v.CanAddr() && v.CanInterface() {
-		if o, ok := v.Addr().Interface().(*config.Option); ok {
+		if o, ok := reflect.TypeAssert[*config.Option](v.Addr()); ok {
 			if !o.Expr.IsZero() {
 				found = append(found, o)
 			}

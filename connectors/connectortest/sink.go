@@ -102,8 +102,7 @@ func (s *Sink) headers(t *testing.T, f Features) {
 	}}
 	err := sink.Handle(t.Context(), b)
 	refused := map[int]bool{}
-	var partial *message.PartialError
-	if errors.As(err, &partial) {
+	if partial, ok := errors.AsType[*message.PartialError](err); ok {
 		for _, x := range partial.Failed {
 			refused[x.Index] = true
 			var reason *message.Reason
@@ -149,8 +148,7 @@ func (s *Sink) away(t *testing.T) {
 	if err == nil {
 		t.Fatal("it was delivered to nobody")
 	}
-	var partial *message.PartialError
-	if errors.As(err, &partial) {
+	if partial, ok := errors.AsType[*message.PartialError](err); ok {
 		for _, f := range partial.Failed {
 			if !message.IsUnavailable(f.Err) {
 				t.Errorf("message %d: %v", f.Index, f.Err)

@@ -9,6 +9,7 @@
 package file
 
 import (
+	"slices"
 	"time"
 
 	"github.com/linkspan/linkspan/connectors"
@@ -77,12 +78,9 @@ func (c *SourceConfig) Check(n config.Node, r *config.Report) {
 }
 
 func oneOf(n config.Node, value string, known []string, r *config.Report) {
-	for _, k := range known {
-		if value == k {
-			return
-		}
+	if !slices.Contains(known, value) {
+		r.Errorf(n, "LS1150", config.Suggest(value, known), "%q is not known here", value)
 	}
-	r.Errorf(n, "LS1150", config.Suggest(value, known), "%q is not known here", value)
 }
 
 func duplicate(names []string) (name string, twice bool) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -185,7 +186,7 @@ func TestSourceGoesOnAfterAnError(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, got := range h.got {
-		if got != fmt.Sprint(i) {
+		if got != strconv.Itoa(i) {
 			t.Fatalf("record %d is %s", i, got)
 		}
 	}

@@ -79,7 +79,7 @@ func newSource(cfg Config, env connectors.Env) (connectors.Source, error) {
 
 // Run implements connectors.Source.
 func (s *source) Run(ctx context.Context, next message.Handler) error {
-	g := &generator{source: s.env.Name, counter: s.cfg.Template == "counter", random: rand.New(rand.NewPCG(s.cfg.Seed, 0))} //nolint:gosec // not a secret
+	g := &generator{source: s.env.Name, counter: s.cfg.Template == "counter", random: rand.New(rand.NewPCG(s.cfg.Seed, 0))} //nolint:gosec // nothing secret is made of it
 	start := time.Now()
 	var b message.Batch
 	for made := int64(0); s.cfg.Count == 0 || made < s.cfg.Count; {
@@ -96,14 +96,12 @@ func (s *source) Run(ctx context.Context, next message.Handler) error {
 			}
 		}
 		g.fill(&b, int(n), made)
-		if err := next.Handle(ctx, &b); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
+		err := next.Handle(ctx, &b)
+		switch {
+		case ctx.Err() != nil:
+			return nil //nolint:nilerr // the end of the context is no failure
+		case err != nil:
 			return fmt.Errorf("hand on %d messages: %w", b.Len(), err)
-		}
-		if ctx.Err() != nil {
-			return nil
 		}
 		made += n
 	}

@@ -146,9 +146,8 @@ func (r *receipts) release(id uint16) bool {
 	return held
 }
 
-// abandon forgets what was under way when a connection ended without an outcome,
-// and returns how many identifiers are held.
-func (r *receipts) abandon() int {
+// abandon forgets what was under way when a connection ended without an outcome.
+func (r *receipts) abandon() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, held := range r.held {
@@ -156,5 +155,4 @@ func (r *receipts) abandon() int {
 			delete(r.held, id)
 		}
 	}
-	return len(r.held)
 }

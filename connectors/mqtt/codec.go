@@ -212,7 +212,7 @@ func varintLen(v int) int {
 }
 
 func appendText[T string | []byte](b []byte, s T) []byte {
-	b = binary.BigEndian.AppendUint16(b, uint16(len(s))) //nolint:gosec // checked by validField
+	b = binary.BigEndian.AppendUint16(b, uint16(len(s)))
 	return append(b, s...)
 }
 
@@ -250,10 +250,10 @@ func decodeAck(p packet, version byte) (id uint16, reason byte, err error) {
 	return id, reason, nil
 }
 
-// appendDisconnect writes DISCONNECT; before version 5 it has no reason.
-func appendDisconnect(b []byte, version, reason byte) []byte {
+// encodeDisconnect writes DISCONNECT; before version 5 it has no reason.
+func encodeDisconnect(version, reason byte) []byte {
 	if version < version5 || reason == reasonSuccess {
-		return append(b, kindDisconnect<<4, 0)
+		return []byte{kindDisconnect << 4, 0}
 	}
-	return append(b, kindDisconnect<<4, 1, reason)
+	return []byte{kindDisconnect << 4, 1, reason}
 }

@@ -70,8 +70,8 @@ func (c *connectPacket) decodeWill(r *reader, qos byte, retain bool) {
 	c.will = w
 }
 
-// append writes CONNECT without a will.
-func (c *connectPacket) append(b []byte, props []byte) []byte {
+// encode writes CONNECT without a will.
+func (c *connectPacket) encode(props []byte) []byte {
 	name := "MQTT"
 	body := appendText(make([]byte, 0, 128), name)
 	flags := byte(0)
@@ -96,18 +96,18 @@ func (c *connectPacket) append(b []byte, props []byte) []byte {
 	if c.hasPassword {
 		body = appendText(body, c.password)
 	}
-	return append(appendVarint(append(b, kindConnect<<4), len(body)), body...)
+	return append(appendVarint([]byte{kindConnect << 4}, len(body)), body...)
 }
 
-func appendConnack(b []byte, version byte, present bool, code byte, props []byte) []byte {
+func encodeConnack(version byte, present bool, code byte, props []byte) []byte {
 	flag := byte(0)
 	if present {
 		flag = 1
 	}
 	if version < version5 {
-		return append(b, kindConnack<<4, 2, flag, code)
+		return []byte{kindConnack << 4, 2, flag, code}
 	}
-	b = appendVarint(append(b, kindConnack<<4), 2+varintLen(len(props))+len(props))
+	b := appendVarint([]byte{kindConnack << 4}, 2+varintLen(len(props))+len(props))
 	return appendList(append(b, flag, code), props)
 }
 

@@ -54,12 +54,12 @@ func (d *dialer) open(ctx context.Context, cleanStart bool, props []byte) (_ *br
 	stop := context.AfterFunc(ctx, b.link.stop)
 	defer stop()
 	b.link.version = d.version
-	c := connectPacket{version: d.version, cleanStart: cleanStart, clientID: d.clientID, keepAlive: uint16(d.keepAlive / time.Second)} //nolint:gosec // checked by Check
+	c := connectPacket{version: d.version, cleanStart: cleanStart, clientID: d.clientID, keepAlive: uint16(d.keepAlive / time.Second)}
 	if d.auth != nil {
 		c.hasUser, c.user = true, d.auth.User
 		c.hasPassword, c.password = !d.auth.Password.IsZero(), d.auth.Password.Reveal()
 	}
-	if err := b.link.send(c.append(nil, props)); err != nil {
+	if err := b.link.send(c.encode(props)); err != nil {
 		return nil, err
 	}
 	err = b.link.pump(dialWithin, func(p packet) error {

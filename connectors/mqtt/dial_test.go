@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/linkspan/linkspan/connectors"
 	"github.com/linkspan/linkspan/internal/config"
+	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
 )
 
@@ -53,6 +55,34 @@ type testBroker struct {
 	*mochi.Server
 
 	stop func()
+}
+
+// publish passes a message to the subscribers and waits until they have acknowledged
+// it: this broker can lock up when a publish meets an acknowledgement.
+func (b *testBroker) publish(topic string, payload []byte) error {
+	if err := b.Publish(topic, payload, false, 1); err != nil {
+		return err
+	}
+	for limit := time.Now().Add(5 * time.Second); b.Info.Clone().Inflight > 0 && time.Now().Before(limit); {
+		<-time.After(100 * time.Microsecond)
+	}
+	return nil
+}
+
+// waitOnline returns when the source is connected: what this broker stores for a
+// client that is away comes in any order.
+func (b *testBroker) waitOnline(t testing.TB) {
+	t.Helper()
+	for limit := time.Now().Add(10 * time.Second); ; {
+		waitSubscribed(t, b, 1)
+		if c, ok := b.Clients.Get("linkspan-p-orders"); ok && !c.Closed() && c.State.Inflight.Len() == 0 {
+			return
+		}
+		if time.Now().After(limit) {
+			t.Fatal("the source did not connect")
+		}
+		<-time.After(time.Millisecond)
+	}
 }
 
 // startBroker runs a broker on addr, or on a free port.
@@ -116,6 +146,7 @@ func waitSubscribed(t testing.TB, server *testBroker, n int64) {
 		}
 		<-time.After(time.Millisecond)
 	}
+	<-time.After(20 * time.Millisecond) // SUBSCRIBE must be over: see publish
 }
 
 func TestDialSourceReceives(t *testing.T) {
@@ -124,15 +155,19 @@ func TestDialSourceReceives(t *testing.T) {
 			t.Run(fmt.Sprintf("version %s qos %d", version, qos), func(t *testing.T) {
 				server, addr := startBroker(t, "")
 				h := newRecorder()
+				release := make(chan struct{})
+				h.answer = func(*message.Batch) error { <-release; return nil }
 				startSource(t, testDialSource(t, testEnv(t), addr, func(c *SourceConfig) { c.Version, c.QoS = version, qos }), h)
 				waitSubscribed(t, server, 1)
-				c := connect3(t, addr, nil)
 				for i := range 500 {
-					c.Publish("orders/"+fmt.Sprint(i%2), byte(qos), false, fmt.Sprint(i))
+					if err := server.Publish("orders/"+strconv.Itoa(i%2), strconv.AppendInt(nil, int64(i), 10), false, byte(qos)); err != nil {
+						t.Fatal(err)
+					}
 				}
+				close(release)
 				got := h.wait(t, 500)
 				for i, m := range got {
-					if string(m.Payload) != fmt.Sprint(i) || m.Topic != "orders/"+fmt.Sprint(i%2) || string(m.Key) != "linkspan-p-orders\x00"+m.Topic {
+					if string(m.Payload) != strconv.Itoa(i) || m.Topic != "orders/"+strconv.Itoa(i%2) || string(m.Key) != "linkspan-p-orders\x00"+m.Topic {
 						t.Fatalf("message %d: %+v", i, m)
 					}
 				}
@@ -151,16 +186,19 @@ func TestDialSourceRedelivers(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			server, addr := startBroker(t, "")
 			h, env := newRecorder(), testEnv(t)
-			h.answer = func(*message.Batch) error { return message.ErrFull }
+			release := make(chan struct{})
+			h.answer = func(*message.Batch) error { <-release; return message.ErrFull }
 			src := testDialSource(t, env, addr, func(c *SourceConfig) { c.Version = version })
 			done := make(chan error, 1)
-			go func() { done <- src.Run(t.Context(), h) }()
+			group := run.NewGroup(t.Context())
+			group.Go("source", func(ctx context.Context) error { done <- src.Run(ctx, h); return nil })
 			waitSubscribed(t, server, 1)
 			for i := range 20 {
-				if err := server.Publish("orders/a", []byte(fmt.Sprint(i)), false, 1); err != nil {
+				if err := server.Publish("orders/a", strconv.AppendInt(nil, int64(i), 10), false, 1); err != nil {
 					t.Fatal(err)
 				}
 			}
+			close(release)
 			if err := <-done; !errors.Is(err, message.ErrFull) {
 				t.Fatalf("run: %v", err)
 			}
@@ -233,7 +271,7 @@ func newTestSink(t testing.TB, addr string, change func(*SinkConfig)) connectors
 func numbered(n int) *message.Batch {
 	var b message.Batch
 	for i := range n {
-		b.Messages = append(b.Messages, message.Message{Payload: []byte(fmt.Sprint(i))})
+		b.Messages = append(b.Messages, message.Message{Payload: strconv.AppendInt(nil, int64(i), 10)})
 	}
 	return &b
 }
@@ -260,7 +298,7 @@ func TestSinkPublishes(t *testing.T) {
 				}
 				for i := range 1000 {
 					p := <-got
-					if string(p.Payload) != fmt.Sprint(i) || p.TopicName != "out/a" {
+					if string(p.Payload) != strconv.Itoa(i) || p.TopicName != "out/a" {
 						t.Fatalf("message %d: %s", i, p.Payload)
 					}
 					if i == 0 && version == "5" {
@@ -345,20 +383,19 @@ func TestSinkWithoutConfirmation(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = ln.Close() })
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
+	group := run.NewGroup(context.Background())
+	group.Go("mute broker", func(context.Context) error {
 		for {
 			conn, err := ln.Accept()
 			if err != nil {
-				return
+				return nil
 			}
 			_, _ = conn.Write([]byte{kindConnack << 4, 3, 0, 0, 0})
 			_, _ = io.Copy(io.Discard, conn)
 			_ = conn.Close()
 		}
-	}()
-	t.Cleanup(func() { _ = ln.Close(); <-served })
+	})
+	t.Cleanup(func() { _ = ln.Close(); _ = group.Wait() })
 	s := newTestSink(t, ln.Addr().String(), func(c *SinkConfig) { c.Timeout = 100 * time.Millisecond; c.MaxInFlight = 2 })
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ func TestListenerSurvivesHostileBytes(t *testing.T) {
 	for i := range random {
 		random[i] = byte(rand.IntN(256))
 	}
-	connect := (&connectPacket{version: version5, clientID: "x", keepAlive: 60, cleanStart: true}).append(nil, nil)
+	connect := (&connectPacket{version: version5, clientID: "x", keepAlive: 60, cleanStart: true}).encode(nil)
 	after := func(b ...byte) []byte { return append(bytes.Clone(connect), b...) }
 	for name, x := range map[string]struct {
 		send []byte
@@ -115,7 +116,7 @@ func TestListenerBackPressure(t *testing.T) {
 	h.answer = func(*message.Batch) error { <-release; return nil }
 	addr, _ := startListener(t, testEnv(t), h, nil)
 	c := dialRaw(t, addr)
-	c.send((&connectPacket{version: version311, clientID: "b", cleanStart: true}).append(nil, nil))
+	c.send((&connectPacket{version: version311, clientID: "b", cleanStart: true}).encode(nil))
 	c.skip()
 	pub := publication{topic: []byte("orders/a"), payload: make([]byte, 100_000)}
 	packet := pub.append(nil, version311, nil)
@@ -152,7 +153,7 @@ func TestListenerIdleConnections(t *testing.T) {
 	before := measure()
 	for i := range conns {
 		c := dialRaw(t, addr)
-		c.send((&connectPacket{version: version5, clientID: fmt.Sprint(i), cleanStart: true}).append(nil, nil))
+		c.send((&connectPacket{version: version5, clientID: strconv.Itoa(i), cleanStart: true}).encode(nil))
 		c.skip()
 		conns[i] = c.conn
 	}
@@ -185,9 +186,9 @@ func (r *trickle) Read(b []byte) (int, error) {
 func FuzzPackets(f *testing.F) {
 	pub := publication{qos: 1, id: 1, topic: []byte("a/b"), payload: []byte("x")}
 	f.Add(pub.append(nil, version5, appendText(append([]byte(nil), propContentType), "text/plain")), byte(7))
-	f.Add((&connectPacket{version: version5, clientID: "x", hasUser: true, user: "u"}).append(nil, nil), byte(1))
+	f.Add((&connectPacket{version: version5, clientID: "x", hasUser: true, user: "u"}).encode(nil), byte(1))
 	f.Add(appendSubscribe(nil, version5, 1, []string{"a"}, 1), byte(3))
-	f.Add(appendConnack(nil, version5, true, 0, appendU16(nil, propReceiveMaximum, 3)), byte(3))
+	f.Add(encodeConnack(version5, true, 0, appendU16(nil, propReceiveMaximum, 3)), byte(3))
 	f.Add([]byte{kindDisconnect << 4, 2, 0, 0}, byte(3))
 	f.Fuzz(func(t *testing.T, data []byte, size byte) {
 		const limit = 4096
@@ -262,9 +263,24 @@ func TestMatches(t *testing.T) {
 		filter, topic string
 		want          bool
 	}{
-		{"#", "a/b", true}, {"#", "$SYS/x", false}, {"$SYS/#", "$SYS/x", true}, {"a/#", "a", true}, {"a/#", "a/b/c", true},
-		{"a/#", "ab", false}, {"+", "a", true}, {"+", "a/b", false}, {"+/b", "a/b", true}, {"a/+/c", "a/b/c", true}, {"a/+/c", "a/b/d", false},
-		{"a", "a", true}, {"a", "a/b", false}, {"a/b", "a", false}, {"+/+", "/a", true}, {"/+", "/a", true}, {"+", "/a", false}, {"a/+", "a/", true},
+		{"#", "a/b", true},
+		{"#", "$SYS/x", false},
+		{"$SYS/#", "$SYS/x", true},
+		{"a/#", "a", true},
+		{"a/#", "a/b/c", true},
+		{"a/#", "ab", false},
+		{"+", "a", true},
+		{"+", "a/b", false},
+		{"+/b", "a/b", true},
+		{"a/+/c", "a/b/c", true},
+		{"a/+/c", "a/b/d", false},
+		{"a", "a", true},
+		{"a", "a/b", false},
+		{"a/b", "a", false},
+		{"+/+", "/a", true},
+		{"/+", "/a", true},
+		{"+", "/a", false},
+		{"a/+", "a/", true},
 	} {
 		if matches(c.filter, c.topic) != c.want {
 			t.Errorf("%q and %q: want %v", c.filter, c.topic, c.want)
@@ -285,7 +301,7 @@ func BenchmarkListener(b *testing.B) {
 			h := message.HandlerFunc(func(context.Context, *message.Batch) error { return nil })
 			addr, _ := startListener(b, testEnv(b), h, nil)
 			c := dialRaw(b, addr)
-			c.send((&connectPacket{version: version, clientID: "bench", cleanStart: true}).append(nil, nil))
+			c.send((&connectPacket{version: version, clientID: "bench", cleanStart: true}).encode(nil))
 			c.skip()
 			pub := publication{qos: 1, id: 1, topic: []byte("orders/a"), payload: []byte(strings.Repeat("x", 1024))}
 			const window = 256

@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -207,7 +208,7 @@ func TestListenerTakesVersion311(t *testing.T) {
 	c := connect3(t, addr, nil)
 	var tokens []paho3.Token
 	for i := range 300 {
-		tokens = append(tokens, c.Publish("orders/x", byte(i%3), false, fmt.Sprint(i)))
+		tokens = append(tokens, c.Publish("orders/x", byte(i%3), false, strconv.Itoa(i)))
 	}
 	for _, tok := range tokens {
 		if !tok.WaitTimeout(5*time.Second) || tok.Error() != nil {
@@ -215,7 +216,7 @@ func TestListenerTakesVersion311(t *testing.T) {
 		}
 	}
 	for i, m := range h.wait(t, 300) {
-		if string(m.Payload) != fmt.Sprint(i) {
+		if string(m.Payload) != strconv.Itoa(i) {
 			t.Fatalf("message %d is %s", i, m.Payload)
 		}
 	}
@@ -304,7 +305,7 @@ func TestListenerQoS2AcrossConnections(t *testing.T) {
 	addr, _ := startListener(t, testEnv(t), h, nil)
 	open := func(wantPresent byte) *rawClient {
 		c := dialRaw(t, addr)
-		c.send((&connectPacket{version: version311, clientID: "q2", keepAlive: 10}).append(nil, nil))
+		c.send((&connectPacket{version: version311, clientID: "q2", keepAlive: 10}).encode(nil))
 		c.expect(kindConnack<<4, 2, wantPresent, 0)
 		return c
 	}
@@ -375,7 +376,7 @@ func TestListenerTopicAlias(t *testing.T) {
 func TestListenerKeepAlive(t *testing.T) {
 	addr, _ := startListener(t, testEnv(t), newRecorder(), nil)
 	c := dialRaw(t, addr)
-	c.send((&connectPacket{version: version5, clientID: "k", keepAlive: 1, cleanStart: true}).append(nil, nil))
+	c.send((&connectPacket{version: version5, clientID: "k", keepAlive: 1, cleanStart: true}).encode(nil))
 	c.skip()
 	start := time.Now()
 	c.expect(kindDisconnect<<4, 1, reasonKeepAlive)
@@ -458,7 +459,7 @@ func (c *rawClient) send(b []byte) {
 
 func (c *rawClient) connect5() {
 	c.t.Helper()
-	c.send((&connectPacket{version: version5, clientID: "raw", keepAlive: 60, cleanStart: true}).append(nil, nil))
+	c.send((&connectPacket{version: version5, clientID: "raw", keepAlive: 60, cleanStart: true}).encode(nil))
 	c.skip()
 }
 
@@ -474,7 +475,7 @@ func (c *rawClient) skip() []byte {
 	if _, err := io.ReadFull(c.conn, body); err != nil {
 		c.t.Fatalf("read: %v", err)
 	}
-	return append(head, body...)
+	return slices.Concat(head, body)
 }
 
 func (c *rawClient) expect(want ...byte) {

@@ -79,7 +79,7 @@ func newOutgoing(ctx context.Context, b *broker, window int) *outgoing {
 		done: make(chan struct{}), flights: map[uint16]flight{},
 	}
 	for id := 1; id <= window; id++ {
-		o.ids <- uint16(id) //nolint:gosec // at most 65535
+		o.ids <- uint16(id)
 	}
 	o.group.Go("mqtt answers", func(context.Context) error {
 		defer close(o.done)
@@ -97,7 +97,7 @@ var errLost = errors.New("the connection was lost")
 
 // close ends the connection and waits for it.
 func (o *outgoing) close() error {
-	_ = o.link.send(appendDisconnect(nil, o.link.version, reasonSuccess)) // it may be lost
+	_ = o.link.send(encodeDisconnect(o.link.version, reasonSuccess)) // it may be lost
 	o.link.stop()
 	return o.group.Wait()
 }

@@ -126,7 +126,7 @@ func (p *peer) connect(ctx context.Context) (keepAlive time.Duration, err error)
 		p.clientID = assigned
 	}
 	p.recv.clientID = p.clientID
-	present := false
+	var present bool
 	p.session, present, err = p.source.station.attach(ctx, p, c.cleanStart)
 	if err != nil {
 		return 0, err
@@ -134,7 +134,7 @@ func (p *peer) connect(ctx context.Context) (keepAlive time.Duration, err error)
 	p.recv.receipts = &p.session.receipts
 	p.will, p.willDelayed = c.will, c.willDelay > 0
 	p.expiry = expiryOf(c)
-	if err := p.link.send(appendConnack(nil, c.version, present, 0, p.connackProperties(c, assigned))); err != nil {
+	if err := p.link.send(encodeConnack(c.version, present, 0, p.connackProperties(c, assigned))); err != nil {
 		p.detach()
 		return 0, err
 	}
@@ -146,7 +146,7 @@ func (p *peer) connect(ctx context.Context) (keepAlive time.Duration, err error)
 func (p *peer) refuseVersion(err error) {
 	var broken *protocolError
 	if errors.As(err, &broken) && broken.code == reasonVersion {
-		_ = p.link.send(appendConnack(nil, version311, false, connackVersion311, nil)) // it leaves anyhow
+		_ = p.link.send(encodeConnack(version311, false, connackVersion311, nil)) // it leaves anyhow
 	}
 }
 
@@ -183,16 +183,16 @@ func (p *peer) refuseConnect(code byte, text string) error {
 		}[code]
 	}
 	// The client is refused, whether it hears it or not.
-	_ = p.link.send(appendConnack(nil, p.link.version, false, code, []byte{}))
+	_ = p.link.send(encodeConnack(p.link.version, false, code, []byte{}))
 	return &protocolError{0, text}
 }
 
 func (p *peer) connackProperties(c *connectPacket, assigned string) []byte {
 	limit := p.source.cfg.ReceiveMaximum
-	b := appendU16(nil, propReceiveMaximum, uint16(min(limit, math.MaxUint16))) //nolint:gosec // bounded
-	b = appendU32(b, propMaximumPacket, uint32(p.source.cfg.MaxPacket))         //nolint:gosec // at most 256 MiB
+	b := appendU16(nil, propReceiveMaximum, uint16(min(limit, math.MaxUint16)))
+	b = appendU32(b, propMaximumPacket, uint32(p.source.cfg.MaxPacket))
 	b = appendU16(b, propTopicAliasMax, maxAliases)
-	if kept := uint32(p.expiry / time.Second); kept != c.props.sessionExpiry { //nolint:gosec // at most a day
+	if kept := uint32(p.expiry / time.Second); kept != c.props.sessionExpiry {
 		b = appendU32(b, propSessionExpiry, kept)
 	}
 	if assigned != "" {
@@ -270,18 +270,8 @@ func (p *peer) disconnect(k packet) error {
 	if p.link.version == version5 && len(k.body) > 0 {
 		r := reader{b: k.body}
 		reason = r.u8()
-		if len(r.b) > 0 {
-			var props properties
-			props.decode(&r, allowedDisconnect, p.link.version)
-			if props.has(propSessionExpiry) {
-				if p.expiry == 0 && props.sessionExpiry != 0 {
-					return violation("session expiry after a session without")
-				}
-				p.expiry = min(time.Duration(props.sessionExpiry)*time.Second, maxSessionExpiry)
-			}
-		}
-		if r.bad || len(r.b) > 0 {
-			return malformed("disconnect")
+		if err := p.changeExpiry(&r); err != nil {
+			return err
 		}
 	}
 	if p.left = reason != reasonWithWill; p.left {
@@ -290,12 +280,32 @@ func (p *peer) disconnect(k packet) error {
 	return errClientLeft
 }
 
+// changeExpiry reads the properties of DISCONNECT, which may change how long the
+// session is kept.
+func (p *peer) changeExpiry(r *reader) error {
+	var props properties
+	if len(r.b) > 0 {
+		props.decode(r, allowedDisconnect, p.link.version)
+	}
+	if r.bad || len(r.b) > 0 {
+		return malformed("disconnect")
+	}
+	if !props.has(propSessionExpiry) {
+		return nil
+	}
+	if p.expiry == 0 && props.sessionExpiry != 0 {
+		return violation("session expiry after a session without")
+	}
+	p.expiry = min(time.Duration(props.sessionExpiry)*time.Second, maxSessionExpiry)
+	return nil
+}
+
 // goodbye tells a client of MQTT 5 why the connection ends.
 func (p *peer) goodbye(err error) {
 	if p.link.version != version5 || p.session == nil || errors.Is(err, errClientLeft) {
 		return
 	}
-	reason := byte(p.ending.Load()) //nolint:gosec // set from a byte
+	reason := byte(p.ending.Load())
 	var broken *protocolError
 	switch {
 	case errors.As(err, &broken) && broken.code != 0:
@@ -308,7 +318,7 @@ func (p *peer) goodbye(err error) {
 	default:
 		return // the connection is lost
 	}
-	_ = p.link.send(appendDisconnect(nil, version5, reason)) // it ends anyhow
+	_ = p.link.send(encodeDisconnect(version5, reason)) // it ends anyhow
 }
 
 // publishWill hands on the will of a client that left without a goodbye. When this

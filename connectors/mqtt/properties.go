@@ -181,13 +181,13 @@ func (p *properties) number(r *propertyReader, id int) {
 	case propMaximumPacket:
 		p.maximumPacket = v
 	case propServerKeepAlive:
-		p.serverAlive = uint16(v) //nolint:gosec // read as 16 bits
+		p.serverAlive = uint16(v)
 	case propReceiveMaximum:
-		p.receiveMaximum = uint16(v) //nolint:gosec // read as 16 bits
+		p.receiveMaximum = uint16(v)
 	case propTopicAliasMax:
-		p.topicAliasMax = uint16(v) //nolint:gosec // read as 16 bits
+		p.topicAliasMax = uint16(v)
 	case propTopicAlias:
-		p.topicAlias = uint16(v) //nolint:gosec // read as 16 bits
+		p.topicAlias = uint16(v)
 	case propMaximumQoS:
 		p.maximumQoS = byte(v)
 	case propRetainAvailable:

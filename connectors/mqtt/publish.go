@@ -117,7 +117,7 @@ func appendMessageProperties(b []byte, m *message.Message, now time.Time) (_ []b
 	if !m.Expires.IsZero() {
 		// A whole second is the smallest unit; zero would mean that it has expired.
 		left := min(max(m.Expires.Sub(now)/time.Second, 1), 1<<32-1)
-		b = appendU32(b, propExpiry, uint32(left)) //nolint:gosec // bounded above
+		b = appendU32(b, propExpiry, uint32(left))
 	}
 	if m.ContentType != "" {
 		if !validField(m.ContentType) {

@@ -160,7 +160,7 @@ func (r *receiver) add(a answer, topic *topicInfo) error {
 		}
 	}
 	if r.filling == nil {
-		r.filling = r.bundles.Get().(*bundle) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+		r.filling = r.bundles.Get().(*bundle)
 	}
 	if r.now.IsZero() {
 		r.now = time.Now()
@@ -257,42 +257,52 @@ func (r *receiver) drain() {
 
 // settle hands a batch on and answers its messages, in the order of their arrival.
 func (r *receiver) settle(ctx context.Context, b *bundle) error {
-	var failed []error
-	var err error
+	var failed failedMessages
 	if b.batch.Len() > 0 {
-		err = r.handOn(ctx, &b.batch)
+		err := r.handOn(ctx, &b.batch)
 		failed = failures(err, b.batch.Len())
 	}
 	b.out = b.out[:0]
-	closed, gone := 0, 0
-	var end error
-	for _, a := range b.answers {
-		if a.index >= 0 && failed != nil && failed[a.index] != nil {
-			var ok bool
-			if a.reason, ok = r.refuse(failed[a.index], r.link.version); !ok {
-				end = failed[a.index]
-			}
-			if ok || a.qos == 0 {
-				gone++
-			}
-		}
-		if a.qos == 2 && a.index >= 0 {
-			r.receipts.end(a.id, failed == nil || failed[a.index] == nil)
-		}
-		// Nothing is answered after a message that cannot be: the order of answers is
-		// the order of the messages.
-		if end == nil && b.answer(a, r.link.version) {
-			closed++
-		}
-	}
-	r.close(closed)
-	r.warn(ctx, "refused, or lost with QoS 0", gone, err)
+	closed, end := r.answer(ctx, b, failed)
+	r.mu.Lock()
+	r.open = max(0, r.open-closed)
+	r.mu.Unlock()
 	if len(b.out) > 0 {
 		if err := r.link.send(b.out); err != nil && end == nil {
 			end = err
 		}
 	}
 	return end
+}
+
+// answer encodes what is owed for a batch, and returns how many exchanges that
+// closes. End is the reason why a message cannot be answered, if there is one:
+// nothing is answered after it, because the order of answers is the order of the
+// messages.
+func (r *receiver) answer(ctx context.Context, b *bundle, failed failedMessages) (closed int, end error) {
+	gone := 0
+	for _, a := range b.answers {
+		reason := failed.of(a.index)
+		if reason != nil {
+			var ok bool
+			if a.reason, ok = r.refuse(reason, r.link.version); !ok {
+				end = reason
+			}
+			if ok || a.qos == 0 {
+				gone++
+			}
+		}
+		if a.qos == 2 && a.index >= 0 {
+			r.receipts.end(a.id, reason == nil)
+		}
+		if end == nil && b.answer(a, r.link.version) {
+			closed++
+		}
+	}
+	if gone > 0 {
+		r.log.LogAttrs(ctx, slog.LevelWarn, "messages were refused, or lost with QoS 0", slog.Int("messages", gone))
+	}
+	return closed, end
 }
 
 // handOn turns a panic of the pipeline into an error, so that it ends this
@@ -306,13 +316,6 @@ func (r *receiver) handOn(ctx context.Context, b *message.Batch) (err error) {
 	return r.next.Handle(ctx, b)
 }
 
-// close notes that n messages are acknowledged for good.
-func (r *receiver) close(n int) {
-	r.mu.Lock()
-	r.open = max(0, r.open-n)
-	r.mu.Unlock()
-}
-
 // pubrel answers PUBREL: the identifier is free again.
 func (r *receiver) pubrel(p packet) error {
 	id, _, err := decodeAck(p, r.link.version)
@@ -322,19 +325,31 @@ func (r *receiver) pubrel(p packet) error {
 	reason := byte(reasonUnknownID)
 	if r.receipts.release(id) {
 		reason = reasonSuccess
-		r.close(1)
+		r.mu.Lock()
+		r.open = max(0, r.open-1)
+		r.mu.Unlock()
 	}
 	return r.link.send(appendAck(nil, r.link.version, kindPubcomp, id, reason))
 }
 
+// failedMessages are the reasons by index; nil: all messages were taken.
+type failedMessages []error
+
+// of returns why the message at index was not taken, or nil.
+func (f failedMessages) of(index int) error {
+	if f == nil || index < 0 {
+		return nil
+	}
+	return f[index]
+}
+
 // failures spreads the error of a hand-over over the messages. Nil: all were taken.
-func failures(err error, n int) []error {
+func failures(err error, n int) failedMessages {
 	if err == nil {
 		return nil
 	}
-	failed := make([]error, n)
-	var partial *message.PartialError
-	if errors.As(err, &partial) {
+	failed := make(failedMessages, n)
+	if partial, ok := errors.AsType[*message.PartialError](err); ok {
 		for _, f := range partial.Failed {
 			failed[f.Index] = f.Err
 		}

@@ -121,56 +121,67 @@ func (o *outgoing) await(ctx context.Context, c *call, timer *time.Timer) error 
 	}
 }
 
-// publish writes all messages of the batch that can be carried.
-func (s *sink) publish(ctx context.Context, out *outgoing, c *call, b *message.Batch, timer *time.Timer) error {
-	var buf, props []byte
-	now := time.Now()
-	flush := func() error {
-		if len(buf) == 0 {
-			return nil
-		}
-		err := out.link.send(buf)
-		buf = buf[:0]
-		if err != nil {
-			out.link.stop()
-			return message.Unavailable(err)
-		}
+// outbox gathers packets of one call.
+type outbox struct {
+	out   *outgoing
+	timer *time.Timer
+	buf   []byte
+	props []byte
+}
+
+func (o *outbox) flush() error {
+	if len(o.buf) == 0 {
 		return nil
 	}
+	err := o.out.link.send(o.buf)
+	o.buf = o.buf[:0]
+	if err != nil {
+		o.out.link.stop()
+		return message.Unavailable(err)
+	}
+	return nil
+}
+
+// publish writes all messages of the batch that can be carried.
+func (s *sink) publish(ctx context.Context, out *outgoing, c *call, b *message.Batch, timer *time.Timer) error {
+	box := &outbox{out: out, timer: timer}
+	now := time.Now()
 	for i := range b.Messages {
 		m := &b.Messages[i]
-		p := publication{qos: byte(s.cfg.QoS), retain: s.cfg.Retain, topic: []byte(s.cfg.Topic.Value(m.Options)), payload: m.Payload} //nolint:gosec // 0 to 2
+		p := publication{qos: byte(s.cfg.QoS), retain: s.cfg.Retain, topic: []byte(s.cfg.Topic.Value(m.Options)), payload: m.Payload}
 		var refusal error
-		if props, refusal = s.encode(&p, props[:0], m, out, now); refusal != nil {
-			out.mu.Lock()
-			c.settle(i, refusal)
-			out.mu.Unlock()
+		if box.props, refusal = s.encode(&p, box.props[:0], m, out, now); refusal != nil {
+			out.settle(c, i, refusal)
 			continue
 		}
 		if p.qos > 0 {
 			var err error
-			if p.id, err = out.id(ctx, flight{c, i}, flush, timer); err != nil {
+			if p.id, err = box.id(ctx, flight{c, i}); err != nil {
 				return err
 			}
 		}
-		buf = p.append(buf, s.dial.version, props)
-		if len(buf) >= flushBytes {
-			if err := flush(); err != nil {
+		box.buf = p.append(box.buf, s.dial.version, box.props)
+		if len(box.buf) >= flushBytes {
+			if err := box.flush(); err != nil {
 				return err
 			}
 		}
 	}
-	if err := flush(); err != nil {
+	if err := box.flush(); err != nil {
 		return err
 	}
 	if s.cfg.QoS == 0 {
-		out.mu.Lock()
-		defer out.mu.Unlock()
 		for i := range b.Messages {
-			c.settle(i, nil) // nothing more is known
+			out.settle(c, i, nil) // nothing more is known
 		}
 	}
 	return nil
+}
+
+func (o *outgoing) settle(c *call, i int, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c.settle(i, err)
 }
 
 // encode checks what the broker and the protocol can carry.
@@ -196,26 +207,26 @@ func (s *sink) encode(p *publication, props []byte, m *message.Message, out *out
 
 // id takes a packet identifier for a message. When none is free it sends what is
 // gathered, and waits for an answer.
-func (o *outgoing) id(ctx context.Context, f flight, flush func() error, timer *time.Timer) (id uint16, err error) {
+func (o *outbox) id(ctx context.Context, f flight) (id uint16, err error) {
 	select {
-	case id = <-o.ids:
+	case id = <-o.out.ids:
 	default:
-		if err := flush(); err != nil {
+		if err := o.flush(); err != nil {
 			return 0, err
 		}
 		select {
-		case id = <-o.ids:
-		case <-o.done:
-			return 0, message.Unavailable(o.err)
+		case id = <-o.out.ids:
+		case <-o.out.done:
+			return 0, message.Unavailable(o.out.err)
 		case <-ctx.Done():
 			return 0, ctx.Err()
-		case <-timer.C:
-			o.link.stop()
+		case <-o.timer.C:
+			o.out.link.stop()
 			return 0, message.Unavailable(errors.New("the broker did not confirm in time"))
 		}
 	}
-	o.mu.Lock()
-	o.flights[id] = f
-	o.mu.Unlock()
+	o.out.mu.Lock()
+	o.out.flights[id] = f
+	o.out.mu.Unlock()
 	return id, nil
 }

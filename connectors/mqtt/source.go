@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -71,12 +70,12 @@ func (s *dialSource) connectProperties() []byte {
 	if s.dial.version < version5 {
 		return nil
 	}
-	b := appendU16(nil, propReceiveMaximum, uint16(min(s.cfg.ReceiveMaximum, math.MaxUint16))) //nolint:gosec // bounded
-	b = appendU32(b, propMaximumPacket, uint32(s.cfg.MaxPacket))                               //nolint:gosec // at most 256 MiB
+	b := appendU16(nil, propReceiveMaximum, uint16(min(s.cfg.ReceiveMaximum, math.MaxUint16)))
+	b = appendU32(b, propMaximumPacket, uint32(s.cfg.MaxPacket))
 	// No topic aliases are asked for: brokers resend messages with aliases of a
 	// connection that is gone.
 	if !s.cleanStart() {
-		b = appendU32(b, propSessionExpiry, uint32(min(s.cfg.SessionExpiry/time.Second, math.MaxUint32))) //nolint:gosec // bounded
+		b = appendU32(b, propSessionExpiry, uint32(min(s.cfg.SessionExpiry/time.Second, math.MaxUint32)))
 	}
 	return b
 }
@@ -102,7 +101,7 @@ func (s *dialSource) Run(ctx context.Context, next message.Handler) error {
 		limit: s.cfg.ReceiveMaximum, held: &atomic.Int64{}, log: s.env.Logger,
 	}).init()
 	b.ping(group)
-	err = b.link.send(appendSubscribe(nil, s.dial.version, subscribeID, s.cfg.Topics, byte(s.cfg.QoS))) //nolint:gosec // 0 to 2
+	err = b.link.send(appendSubscribe(nil, s.dial.version, subscribeID, s.cfg.Topics, byte(s.cfg.QoS)))
 	if err == nil {
 		err = b.link.pump(b.silence(), func(p packet) error { return s.handle(recv, p) }, recv.flush)
 	}
@@ -118,14 +117,13 @@ func (s *dialSource) Run(ctx context.Context, next message.Handler) error {
 // end says goodbye and returns why the connection ended; nil when ctx did.
 func (s *dialSource) end(ctx context.Context, b *broker, err error, wait func() error) error {
 	reason := byte(reasonSuccess)
-	var broken *protocolError
-	if errors.As(err, &broken) {
+	if broken, ok := errors.AsType[*protocolError](err); ok {
 		reason = broken.code
 	}
-	_ = b.link.send(appendDisconnect(nil, s.dial.version, reason)) // the connection may be lost
+	_ = b.link.send(encodeDisconnect(s.dial.version, reason)) // the connection may be lost
 	err = errors.Join(err, wait())
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // the end of the context is no failure
 	}
 	return fmt.Errorf("receive from %s: %w", s.cfg.Connect, err)
 }
@@ -166,12 +164,5 @@ func refuseDial(err error, version byte) (reason byte, ok bool) {
 		return reasonPayloadFormat, true
 	default:
 		return 0, false
-	}
-}
-
-// warn reports messages that are gone: refused, or lost with QoS 0.
-func (r *receiver) warn(ctx context.Context, text string, n int, err error) {
-	if n > 0 && r.log != nil {
-		r.log.LogAttrs(ctx, slog.LevelWarn, "messages were not taken over", slog.String("what", text), slog.Int("messages", n), slog.String("error", err.Error()))
 	}
 }

@@ -85,10 +85,10 @@ func TestSuiteDial(t *testing.T) {
 			connectortest.Run(t, connectortest.Harness{
 				Source: &connectortest.Source{
 					New:   func(t *testing.T) connectors.Source { return source(t, nil) },
-					Ready: func(t *testing.T) { waitSubscribed(t, server, 1) },
+					Ready: func(t *testing.T) { server.waitOnline(t) },
 					Send: func(ctx context.Context, m message.Message) error {
 						if m.Headers == nil {
-							return server.Publish("orders/a", m.Payload, false, 1)
+							return server.publish("orders/a", m.Payload)
 						}
 						// This broker acknowledges before it passes a message on, so messages of
 						// several connections lose their order.
@@ -152,7 +152,7 @@ func publishOnce(ctx context.Context, addr string, version, qos byte, password s
 		props, _ = appendMessageProperties(nil, &m, time.Now())
 	}
 	pub := publication{qos: qos, id: 1, topic: []byte("orders/a"), payload: m.Payload}
-	if err := l.send(c.append(nil, nil)); err != nil {
+	if err := l.send(c.encode(nil)); err != nil {
 		return err
 	}
 	done := errors.New("acknowledged")
@@ -180,7 +180,7 @@ func publishOnce(ctx context.Context, addr string, version, qos byte, password s
 		}
 	}, func() {})
 	if errors.Is(err, done) {
-		return l.send(appendDisconnect(nil, version, 0))
+		return l.send(encodeDisconnect(version, 0))
 	}
 	return err
 }

@@ -85,7 +85,7 @@ func (in *input) start(ctx context.Context, maxMessage int64) {
 			n, err := in.from.Read(buf)
 			in.chunks <- chunk{buf[:n], err}
 			if err != nil {
-				return nil
+				return nil //nolint:nilerr // whoever takes the chunk reports it
 			}
 		}
 	})
@@ -140,8 +140,8 @@ func (s *source) handOn(ctx context.Context, next message.Handler) error {
 		taken := lines.Taken(err, pending.Len())
 		pending.Messages = slices.Delete(pending.Messages, 0, taken)
 		switch {
-		case err != nil && ctx.Err() != nil:
-			return nil
+		case ctx.Err() != nil:
+			return nil //nolint:nilerr // the end of the context is no failure
 		case err != nil:
 			return fmt.Errorf("hand on lines: %w", err)
 		}
@@ -152,10 +152,13 @@ func (s *source) gather(b *message.Batch) error {
 	now := time.Now()
 	for b.Len() < lines.BatchSize {
 		line, ok, err := s.in.cut.Next()
-		if err != nil && b.Len() == 0 {
+		if err != nil && b.Len() > 0 {
+			return nil // first what stands before it; then the error comes again
+		}
+		if err != nil {
 			return err
 		}
-		if !ok && err == nil && s.in.ended {
+		if !ok && s.in.ended {
 			line, ok = s.in.cut.Rest()
 		}
 		if !ok {
