@@ -33,7 +33,7 @@ opened or written. It needs no key.
 
 Warnings do not change the exit code: 0 when the pipelines would run, 2 when not.`,
 		Example: "  linkspan check pipeline.yaml\n  linkspan check pipelines/ --format json",
-		Args:    atLeast(1, "the path of a pipeline or a folder"),
+		Args:    needs("the path of a pipeline or a folder"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if format != "text" && format != "json" {
 				return usageError("--format is text or json, not %q", format)

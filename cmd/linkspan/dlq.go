@@ -143,6 +143,21 @@ func showDead(w io.Writer, v *console.DeadLetterView, only bool, format string) 
 	case format == "json":
 		return console.NewEncoder(w).Encode(v)
 	}
+	if err := showFields(w, v); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	if err := writePayload(w, payload); err != nil {
+		return err
+	}
+	if len(payload) > 0 && payload[len(payload)-1] != '\n' {
+		fmt.Fprintln(w)
+	}
+	return nil
+}
+
+// showFields prints what is known about a dead letter, one field a line.
+func showFields(w io.Writer, v *console.DeadLetterView) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	line := func(name, value string) {
 		if value != "" {
@@ -171,17 +186,7 @@ func showDead(w io.Writer, v *console.DeadLetterView, only bool, format string) 
 	for _, name := range slices.Sorted(maps.Keys(v.Message.Headers)) {
 		line("header "+oneLine(name), fmt.Sprint(v.Message.Headers[name]))
 	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	fmt.Fprintln(w)
-	if err := writePayload(w, payload); err != nil {
-		return err
-	}
-	if len(payload) > 0 && payload[len(payload)-1] != '\n' {
-		fmt.Fprintln(w)
-	}
-	return nil
+	return t.Flush()
 }
 
 // headerText prints headers in one line.
@@ -274,7 +279,7 @@ func reportDecision(io stdio, done, pipeline string, count, asked int, format st
 
 // numbers checks that there are arguments: exactly n, or any number when n is 0.
 func numbers(n int) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
+	return func(_ *cobra.Command, args []string) error {
 		if n > 0 && len(args) != n {
 			return usageError("the number of one dead letter is needed; `linkspan dlq ls` lists them")
 		}

@@ -24,7 +24,7 @@ func signals() (context.Context, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ch := make(chan os.Signal, 2)
 	signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT)
-	watch(func() {
+	watch(ctx, func() {
 		if _, ok := <-ch; !ok {
 			return
 		}

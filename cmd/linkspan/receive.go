@@ -44,7 +44,7 @@ address is in use.`,
   linkspan receive mqtt listen=127.0.0.1:1883 topics=#
   linkspan receive mqtt connect=mqtt://broker:1883 topics=orders/# clean_start=true session_expiry=0s
   linkspan receive file path=in.csv format=csv follow=false --json`,
-		Args: atLeast(1, "the name of a connector"),
+		Args: needs("the name of a connector"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if f.count < 0 || f.timeout < 0 {
 				return usageError("--count and --timeout are not negative")
@@ -87,8 +87,7 @@ func receive(ctx context.Context, source connectors.Source, f receiveFlags, io s
 	}
 	err := source.Run(ctx, p)
 	switch {
-	case errors.Is(err, connectors.ErrEnd), err != nil && ctx.Err() != nil:
-		err = nil
+	case errors.Is(err, connectors.ErrEnd), ctx.Err() != nil:
 	case err != nil:
 		return &exitError{exitFailed, err.Error()}
 	}

@@ -49,7 +49,7 @@ func usageError(format string, args ...any) error {
 
 // execute runs the command line and returns the exit code.
 func execute(ctx context.Context, args []string, io stdio) int {
-	root := newRoot(io)
+	root := newRoot(io) //nolint:contextcheck // cobra hands the context over
 	root.SetArgs(args)
 	root.SetIn(io.in)
 	root.SetOut(io.out)
@@ -101,10 +101,10 @@ policy, 4 environment or storage, 130/143 when a second signal cuts a stop short
 	return root
 }
 
-// atLeast is an argument check whose error says what is missing.
-func atLeast(n int, what string) cobra.PositionalArgs {
+// needs is an argument check whose error says what is missing.
+func needs(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) < n {
+		if len(args) == 0 {
 			return usageError("%s is missing; see `%s --help`", what, cmd.CommandPath())
 		}
 		return nil
@@ -157,8 +157,8 @@ func isTerminal(w io.Writer) bool {
 }
 
 // watch runs f beside the command until the process ends.
-func watch(f func()) {
-	run.NewGroup(context.Background()).Go("signals", func(context.Context) error {
+func watch(ctx context.Context, f func()) {
+	run.NewGroup(ctx).Go("signals", func(context.Context) error {
 		f()
 		return nil
 	})

@@ -52,7 +52,7 @@ Exit codes: 0 stopped or finished, 1 failed at run time, 2 configuration or usag
 4 environment or storage.`,
 		Example: "  linkspan run pipeline.yaml\n  linkspan run pipelines/ --data /var/lib/linkspan\n" +
 			"  linkspan run pipelines/ --admin 0.0.0.0:5480 --admin-cert tls.crt --admin-key tls.key",
-		Args: atLeast(1, "the path of a pipeline or a folder"),
+		Args: needs("the path of a pipeline or a folder"),
 		RunE: func(cmd *cobra.Command, args []string) error { return runPipelines(cmd.Context(), args, f, io) },
 	}
 	cmd.Flags().StringVar(&f.data, "data", defaultData, "directory of the queue and of the connectors' state")
@@ -121,18 +121,23 @@ func runPipelines(ctx context.Context, paths []string, f runFlags, io stdio) (er
 	if err != nil {
 		return err
 	}
+	return runDeployment(ctx, d, q, admin, f.data, io.start, logger)
+}
+
+// runDeployment runs what was loaded.
+func runDeployment(ctx context.Context, d *pipelines.Deployment, q queue.Engine, admin *adminServer, dir string, start time.Time, logger *slog.Logger) error {
 	traces, err := telemetry.New(ctx, telemetry.Options{Settings: d.Settings.Telemetry, Env: os.LookupEnv, Version: version, Logger: logger})
 	if err != nil {
 		return usageError("%s", err)
 	}
 	defer func() {
 		if lost := traces.Shutdown(ctx); lost != nil {
-			logger.LogAttrs(ctx, slog.LevelWarn, lost.Error())
+			logger.LogAttrs(ctx, slog.LevelWarn, "traces were lost at the stop", slog.String("error", lost.Error()))
 		}
 	}()
 	e, err := pipelines.New(pipelines.Options{
-		Queue: q, DataDir: f.data, Tracer: traces.Tracer(),
-		Logger: slog.New(readyHandler{logger.Handler(), io.start, admin.address()}),
+		Queue: q, DataDir: dir, Tracer: traces.Tracer(),
+		Logger: slog.New(readyHandler{logger.Handler(), start, admin.address()}),
 	}, d.Plans)
 	if errors.As(err, new(*pipelines.EnvironmentError)) {
 		return err
@@ -178,7 +183,7 @@ func loadAgain(ctx context.Context, paths []string, key *keys.Source, logger *sl
 		return nil, &exitError{code: exitUsage}
 	}
 	for _, p := range r.Problems() {
-		logger.LogAttrs(ctx, slog.LevelWarn, p.Message, slog.String("code", p.Code), slog.String("at", p.Position.String()), slog.String("fix", p.Fix))
+		logger.LogAttrs(ctx, slog.LevelWarn, "the configuration has a weak point", slog.String("code", p.Code), slog.String("warning", p.Message), slog.String("at", p.String()), slog.String("fix", p.Fix))
 	}
 	return d, nil
 }

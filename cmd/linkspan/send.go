@@ -51,7 +51,7 @@ Exit codes: 0 all were taken, 1 one was not, 2 usage.`,
   linkspan send mqtt connect=mqtt://127.0.0.1:1883 topic=orders/new < orders.ndjson
   linkspan send mqtt connect=mqtts://broker:8883 topic=t 'auth={user: me, password: "${env:PASSWORD}"}'
   linkspan send http url=http://127.0.0.1:8080/orders --payload x --count 10000 --rate 500/s`,
-		Args: atLeast(1, "the name of a connector"),
+		Args: needs("the name of a connector"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.hasPayload = cmd.Flags().Changed("payload")
 			if err := f.check(cmd.Flags().Changed("count")); err != nil {
@@ -240,7 +240,7 @@ func newFeed(ctx context.Context, f *sendFlags, in io.Reader) *feed {
 	}
 	out := &feed{lines: make(chan line, sendBatch)}
 	// A read of standard input cannot be interrupted, so nobody waits for this one.
-	watch(func() {
+	watch(ctx, func() {
 		defer close(out.lines)
 		scanner := bufio.NewScanner(in)
 		scanner.Buffer(nil, maxMessage)

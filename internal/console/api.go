@@ -150,8 +150,8 @@ func (p *params) number(name string, fallback uint64) uint64 {
 }
 
 func (p *params) count(name string, fallback int) int {
-	n := p.number(name, uint64(fallback)) //nolint:gosec // a small constant
-	return int(min(n, 1<<31-1))           //nolint:gosec // bounded
+	n := p.number(name, uint64(fallback))
+	return int(min(n, 1<<31-1))
 }
 
 func (p *params) truth(name string) bool {

@@ -117,7 +117,7 @@ func Listen(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	secret := make([]byte, 32)
-	rand.Read(secret) //nolint:errcheck // never fails, by its documentation
+	_, _ = rand.Read(secret) // never fails, by its documentation
 	s := &Server{o: o, reader: Reader{Queue: o.Queue}, token: hex.EncodeToString(secret), started: time.Now()}
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp", o.Address)
@@ -227,8 +227,7 @@ func (s *Server) pipelines() Engine {
 
 // cause leaves out what the sentence around it says already.
 func cause(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Err
 	}
 	return err

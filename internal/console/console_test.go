@@ -519,7 +519,7 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 		}
 	}
 	// What is documented exists, too. Those of the process are the system's affair.
-	for _, part := range strings.Split(string(doc), "`") {
+	for part := range strings.SplitSeq(string(doc), "`") {
 		if strings.HasPrefix(part, "linkspan_") && !strings.ContainsAny(part, " ()") && !slices.Contains(names, part) {
 			t.Errorf("docs/metrics.md lists %s, which is not exported", part)
 		}

@@ -55,8 +55,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, by func(Engine) 
 	decoder := json.NewDecoder(r.Body)
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&d); err != nil {
-		var large *http.MaxBytesError
-		if errors.As(err, &large) {
+		if _, large := errors.AsType[*http.MaxBytesError](err); large {
 			fail(w, http.StatusRequestEntityTooLarge, "the body is too large; use several requests, or all")
 			return
 		}

@@ -106,27 +106,36 @@ func (r Reader) DeadLetters(ctx context.Context, q DeadLetterQuery, f func(pipel
 	}
 	left := q.Limit
 	for _, name := range names {
-		t, err := r.Queue.Topic(ctx, pipelines.DeadLetterTopic(name))
-		if err != nil {
+		done, err := r.deadLettersOf(ctx, name, q.Code, &left, f)
+		if done || err != nil {
 			return err
-		}
-		for rec, err := range t.Browse(ctx, 0) {
-			if err != nil {
-				return fmt.Errorf("browse the dead letters of %s: %w", name, err)
-			}
-			d := pipelines.ReadDeadLetter(name, &rec)
-			if q.Code != "" && d.Code != q.Code {
-				continue
-			}
-			if err := f(d); err != nil {
-				return err
-			}
-			if left--; left == 0 {
-				return nil
-			}
 		}
 	}
 	return nil
+}
+
+// deadLettersOf lists one pipeline. Done says that the limit is reached.
+func (r Reader) deadLettersOf(ctx context.Context, name, code string, left *int, f func(pipelines.DeadLetter) error) (done bool, err error) {
+	t, err := r.Queue.Topic(ctx, pipelines.DeadLetterTopic(name))
+	if err != nil {
+		return false, err
+	}
+	for rec, err := range t.Browse(ctx, 0) {
+		if err != nil {
+			return false, fmt.Errorf("browse the dead letters of %s: %w", name, err)
+		}
+		d := pipelines.ReadDeadLetter(name, &rec)
+		if code != "" && d.Code != code {
+			continue
+		}
+		if err := f(d); err != nil {
+			return false, err
+		}
+		if *left--; *left == 0 {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // pipelines lists the pipelines that have a topic for dead letters.
