@@ -129,11 +129,11 @@ func (s *source) Run(ctx context.Context, next message.Handler) error {
 // is not taken over, what is left waits for the next source.
 func (s *source) handOn(ctx context.Context, next message.Handler) error {
 	pending := &s.in.pending
-	for {
+	for ctx.Err() == nil {
 		if err := s.gather(pending); err != nil {
 			return err
 		}
-		if pending.Len() == 0 || ctx.Err() != nil {
+		if pending.Len() == 0 {
 			return nil
 		}
 		err := next.Handle(ctx, pending)
@@ -146,6 +146,7 @@ func (s *source) handOn(ctx context.Context, next message.Handler) error {
 			return fmt.Errorf("hand on lines: %w", err)
 		}
 	}
+	return nil
 }
 
 func (s *source) gather(b *message.Batch) error {
