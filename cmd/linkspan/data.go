@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -72,8 +73,18 @@ func withDirectory(ctx context.Context, dir string, f func(*directory) error) er
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(d), d.close())
+	err = f(d)
+	if _, away := errors.AsType[*url.Error](err); away {
+		err = &exitError{exitEnvironment, fmt.Sprintf("%v; %s is in use, and the process that holds it does not answer", err, dir)}
+	}
+	return errors.Join(err, d.close())
 }
+
+// lookExitCodes ends the help of what looks into a directory.
+const lookExitCodes = `
+
+Exit codes: 0 ok, 1 what was asked for is not there, 2 usage, 4 there is no queue, or
+the process that holds it does not answer.`
 
 // pipelineOf returns the name that was given, else the only pipeline that there is.
 func (d *directory) pipelineOf(ctx context.Context, given string) (string, error) {

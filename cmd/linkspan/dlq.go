@@ -59,7 +59,7 @@ func newDLQList(io stdio) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "ls",
 		Short:   "list dead letters, oldest first",
-		Long:    "ls lists dead letters of all pipelines, or of one. With --json, one object a line.",
+		Long:    "ls lists dead letters of all pipelines, or of one. With --json, one object a line." + lookExitCodes,
 		Example: "  linkspan dlq ls --pipeline orders --code LS2401\n  linkspan dlq ls --json",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -105,7 +105,7 @@ func newDLQShow(io stdio) *cobra.Command {
 		Short: "print one dead letter with its headers and its original payload",
 		Long: `show prints what is known about a dead letter, the headers, and the payload as it was
 received. With --payload-only nothing but the payload's bytes is written, for a file
-or another program.`,
+or another program.` + lookExitCodes,
 		Example: "  linkspan dlq show 17 --pipeline orders\n  linkspan dlq show 17 --payload-only > message.json",
 		Args:    numbers(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -42,7 +42,7 @@ func newQueueStats(io stdio) *cobra.Command {
 topic holds for it, how many of them it has not settled, and how many are handed out.
 A topic NAME.dead holds the dead letters of a pipeline.
 
-With --json, one object a topic.`,
+With --json, one object a topic.` + lookExitCodes,
 		Example: "  linkspan queue stats\n  linkspan queue stats --data /var/lib/linkspan --json",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -98,7 +98,7 @@ func newQueueBrowse(io stdio) *cobra.Command {
 		Long: `browse lists messages in order and changes nothing: they stay where they are. Keys,
 headers and payloads are data; they are shown with --payload only.
 
-With --json, one object a line; a payload that is not UTF-8 is in payload_base64.`,
+With --json, one object a line; a payload that is not UTF-8 is in payload_base64.` + lookExitCodes,
 		Example: "  linkspan queue browse --topic orders\n  linkspan queue browse --topic orders --from 1200 --limit 10 --payload --json",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -13,7 +13,7 @@
 //	GET  /metrics                                  Prometheus text
 //	GET  /api/v1/status                            every pipeline
 //	GET  /api/v1/queue/topics                      every topic with its subscriptions
-//	GET  /api/v1/queue/messages?topic=T            one JSON object a line; from, limit, payload=true
+//	GET  /api/v1/queue/messages?topic=T            one JSON object a line; from, limit (default 100), payload=true
 //	GET  /api/v1/dead-letters                      one JSON object a line; pipeline, code, limit
 //	GET  /api/v1/dead-letters/{pipeline}/{number}  one entry with its message
 //	POST /api/v1/dead-letters/{pipeline}/retry     {"numbers":[1,2]} or {"all":true,"code":"LS2401"}
@@ -96,7 +96,6 @@ type Server struct {
 	o       Options
 	reader  Reader
 	token   string
-	guard   guard
 	ln      net.Listener
 	http    *http.Server
 	group   *run.Group
@@ -135,9 +134,8 @@ func Listen(ctx context.Context, o Options) (*Server, error) {
 }
 
 func (s *Server) serve(ctx context.Context) error {
-	s.guard = newGuard(s.ln.Addr(), s.token)
+	g := newGuard(s.ln.Addr(), s.token)
 	s.http = &http.Server{
-		Handler:           s.guard.wrap(s.routes()),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -150,15 +148,15 @@ func (s *Server) serve(ctx context.Context) error {
 	if s.o.TLS != nil {
 		conf, err := s.o.TLS.Config([]string{"h2", "http/1.1"})
 		if err != nil {
-			return fmt.Errorf("admin server: %w", err)
+			return err
 		}
-		if s.guard.cert, err = leafOf(s.o.TLS.Cert); err != nil {
-			return fmt.Errorf("admin server: %w", err)
+		if g.cert, err = leafOf(s.o.TLS.Cert); err != nil {
+			return err
 		}
 		s.http.TLSConfig = conf
-		s.http.Handler = s.guard.wrap(s.routes())
 		serve = func() error { return s.http.ServeTLS(s.ln, "", "") }
 	}
+	s.http.Handler = g.wrap(s.routes())
 	s.group = run.NewGroup(context.WithoutCancel(ctx))
 	s.group.Go("admin server", func(ctx context.Context) error {
 		if err := serve(); !errors.Is(err, http.ErrServerClosed) {

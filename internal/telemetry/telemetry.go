@@ -44,7 +44,7 @@ type Options struct {
 	// Env returns an environment variable, as os.LookupEnv does. An endpoint in
 	// OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT turns the export
 	// on; the other variables of the OTLP exporter (headers, certificate, timeout) and
-	// OTEL_RESOURCE_ATTRIBUTES hold as well.
+	// OTEL_RESOURCE_ATTRIBUTES hold as well, and OTEL_SDK_DISABLED=true turns it off.
 	Env func(name string) (string, bool)
 	// Version becomes service.version.
 	Version string
@@ -90,6 +90,9 @@ func New(ctx context.Context, o Options) (*Telemetry, error) {
 
 // endpoint returns the exporter's options, and whether there is anything to export to.
 func endpoint(o Options) ([]otlptracehttp.Option, bool, error) {
+	if off, _ := o.Env("OTEL_SDK_DISABLED"); strings.EqualFold(off, "true") {
+		return nil, false, nil
+	}
 	options := []otlptracehttp.Option{otlptracehttp.WithTimeout(exportTimeout)}
 	if u := o.Settings.OTLP.URL(); u != nil {
 		if u.Scheme != "http" && u.Scheme != "https" {

@@ -282,6 +282,10 @@ func TestOffUnlessAnEndpointIsNamed(t *testing.T) {
 	if err := tel.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
+	tel, err = telemetry.New(t.Context(), telemetry.Options{Settings: settings(t, "http://127.0.0.1:1", 1), Env: environment("OTEL_SDK_DISABLED", "true"), Logger: quiet()})
+	if err != nil || tel.Tracer() != nil {
+		t.Errorf("disabled: tracer %v, error %v", tel.Tracer(), err)
+	}
 	var none *telemetry.Telemetry
 	if none.Tracer() != nil || none.Shutdown(t.Context()) != nil {
 		t.Error("nil does something")
