@@ -40,7 +40,7 @@ func (h *Headers) Set(name string, v Value) {
 	for i := range *h {
 		if (*h)[i].Name == name {
 			(*h)[i].Value = v
-			rest := Headers((*h)[i+1:])
+			rest := (*h)[i+1:]
 			rest.Del(name)
 			*h = (*h)[:i+1+len(rest)]
 			return
@@ -99,14 +99,14 @@ func Bool(b bool) Value {
 }
 
 // Int returns an integer value.
-func Int(i int64) Value { return Value{kind: KindInt, num: uint64(i)} } //nolint:gosec // bits, not a number
+func Int(i int64) Value { return Value{kind: KindInt, num: uint64(i)} }
 
 // Float returns a floating-point value.
 func Float(f float64) Value { return Value{kind: KindFloat, num: math.Float64bits(f)} }
 
 // Time returns an instant, kept in milliseconds since the epoch as AMQP and JMS do.
 func Time(t time.Time) Value {
-	return Value{kind: KindTime, num: uint64(t.UnixMilli())} //nolint:gosec // bits, not a number
+	return Value{kind: KindTime, num: uint64(t.UnixMilli())}
 }
 
 // Kind returns the type of v.
@@ -134,11 +134,11 @@ func (v Value) Any() any {
 	case KindBool:
 		return v.num == 1
 	case KindInt:
-		return int(v.num) //nolint:gosec // bits, not a number
+		return int(v.num)
 	case KindFloat:
 		return math.Float64frombits(v.num)
 	case KindTime:
-		return time.UnixMilli(int64(v.num)).UTC() //nolint:gosec // bits, not a number
+		return time.UnixMilli(int64(v.num)).UTC()
 	default:
 		return nil
 	}
@@ -155,11 +155,11 @@ func (v Value) Text() string {
 	case KindBool:
 		return strconv.FormatBool(v.num == 1)
 	case KindInt:
-		return strconv.FormatInt(int64(v.num), 10) //nolint:gosec // bits, not a number
+		return strconv.FormatInt(int64(v.num), 10)
 	case KindFloat:
 		return strconv.FormatFloat(math.Float64frombits(v.num), 'g', -1, 64)
 	case KindTime:
-		return time.UnixMilli(int64(v.num)).UTC().Format(time.RFC3339Nano) //nolint:gosec // bits, not a number
+		return time.UnixMilli(int64(v.num)).UTC().Format(time.RFC3339Nano)
 	default:
 		return ""
 	}

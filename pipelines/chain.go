@@ -130,8 +130,7 @@ func scan(b *transform.Batch) {
 
 func scanReason(err error) *message.Reason {
 	r := &message.Reason{Code: jsonscan.CodeMalformed, Step: "decode", Text: "the payload is not JSON", Permanent: true}
-	var syntax *jsonscan.SyntaxError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*jsonscan.SyntaxError](err); ok {
 		r.Code = syntax.Code
 		r.Text = fmt.Sprintf("the payload is refused: %s at byte %d", syntax.Reason(), syntax.Offset)
 	}

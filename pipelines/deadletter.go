@@ -56,7 +56,7 @@ func (l *lane) deadLetter(u *unit, r *message.Reason, sink, attempts int) {
 	text(headerFile, r.File)
 	m.Headers.Add(headerLine, message.Int(int64(r.Line)))
 	m.Headers.Add(headerAttempts, message.Int(int64(attempts)))
-	m.Headers.Add(headerOffset, message.Int(int64(u.record.Offset))) //nolint:gosec // offsets stay far below
+	m.Headers.Add(headerOffset, message.Int(int64(u.record.Offset)))
 	text(headerPlan, l.run.plan.Hash)
 	if sink >= 0 {
 		text(headerSink, l.run.plan.Sinks[sink].Name)
@@ -146,7 +146,7 @@ func ReadDeadLetter(pipeline string, r *queue.Record) DeadLetter {
 		Code: h.Text(headerCode), Step: h.Text(headerStep), Reason: h.Text(headerText),
 		File: h.Text(headerFile), Line: number(headerLine),
 		Source: r.Message.Source, Sink: h.Text(headerSink),
-		Attempts: number(headerAttempts), Offset: uint64(number(headerOffset)), //nolint:gosec // written by us
+		Attempts: number(headerAttempts), Offset: uint64(number(headerOffset)),
 		Plan: h.Text(headerPlan), Size: len(r.Message.Payload),
 		Message: r.Message,
 	}

@@ -120,7 +120,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.ready.Store(false)
 	endSources()
 	_ = watcher.Wait()
-	e.stopLanes(endDispatch, endLanes, lanes)
+	e.stopLanes(base, endDispatch, endLanes, lanes)
 	return errors.Join(err, e.close(base))
 }
 
@@ -184,7 +184,7 @@ func (e *Engine) drain(ctx context.Context, broken <-chan struct{}) error {
 
 // stopLanes lets the lanes finish what they hold, for a bounded time. No budget is
 // too short to be safe: what is not settled stays in the queue.
-func (e *Engine) stopLanes(endDispatch, endLanes context.CancelFunc, lanes *run.Group) {
+func (e *Engine) stopLanes(ctx context.Context, endDispatch, endLanes context.CancelFunc, lanes *run.Group) {
 	timeout := time.Duration(0)
 	for _, r := range e.pipelines {
 		r.stopped.Store(true)
@@ -194,7 +194,7 @@ func (e *Engine) stopLanes(endDispatch, endLanes context.CancelFunc, lanes *run.
 	timer := time.AfterFunc(timeout, endLanes)
 	defer timer.Stop()
 	if err := lanes.Wait(); err != nil {
-		e.options.Logger.LogAttrs(lanes.Context(), slog.LevelError, "a lane failed", slog.String("error", err.Error()))
+		e.options.Logger.LogAttrs(ctx, slog.LevelError, "a lane failed", slog.String("error", err.Error()))
 	}
 }
 

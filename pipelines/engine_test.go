@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -103,9 +102,11 @@ func (s *fakeSink) Handle(_ context.Context, b *message.Batch) error {
 		if !s.opt.IsZero() {
 			text = s.opt.Value(m.Options) + " " + text
 		}
+		var textSb106 strings.Builder
 		for _, h := range m.Headers {
-			text += fmt.Sprintf(" %s=%s", h.Name, h.Value.Text())
+			fmt.Fprintf(&textSb106, " %s=%s", h.Name, h.Value.Text())
 		}
+		text += textSb106.String()
 		s.f.got[s.id] = append(s.f.got[s.id], text)
 	}
 	if failed != nil {
@@ -123,7 +124,7 @@ func runPipeline(t *testing.T, f *fake, yaml string) []pipelines.DeadLetter {
 	defer cancel()
 	q := memory.New()
 	defer q.Close(context.WithoutCancel(ctx))
-	e, err := pipelines.New(pipelines.Options{Queue: q, DataDir: t.TempDir(), Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}, []*pipelines.Plan{plan})
+	e, err := pipelines.New(pipelines.Options{Queue: q, DataDir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}, []*pipelines.Plan{plan})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -162,8 +162,7 @@ func (l *lane) singleOut(ctx context.Context, units []*unit, err error) {
 		}
 		return
 	}
-	var p *run.PanicError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*run.PanicError](err); ok {
 		l.run.log.LogAttrs(ctx, slog.LevelError, "a step panicked", slog.String("stack", string(p.Stack)))
 	}
 	l.deadLetter(units[0], &message.Reason{Code: "LS2299", Step: "steps", Text: "internal error in a step; please report it", Permanent: true}, -1, 1)
@@ -277,8 +276,7 @@ func failures(err error, n int) []error {
 		return nil
 	}
 	failed := make([]error, n)
-	var partial *message.PartialError
-	if errors.As(err, &partial) {
+	if partial, ok := errors.AsType[*message.PartialError](err); ok {
 		for _, f := range partial.Failed {
 			failed[f.Index] = f.Err
 		}
@@ -299,8 +297,7 @@ func (l *lane) judge(o outgoing, err error) {
 	r := retry{outgoing: o, err: err}
 	counters := &l.run.sinks[o.part.sink].count
 	if message.IsUnavailable(err) {
-		var away *message.UnavailableError
-		if errors.As(err, &away) {
+		if away, ok := errors.AsType[*message.UnavailableError](err); ok {
 			r.after = away.After
 		}
 		counters.unavailable.Add(1)

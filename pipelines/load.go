@@ -129,7 +129,7 @@ func expand(paths []string, r *config.Report) []string {
 }
 
 func parse(name string, lookup config.Lookup, r *config.Report) (sourceFile, bool) {
-	data, err := os.ReadFile(name) //nolint:gosec // the operator names the file
+	data, err := os.ReadFile(name)
 	if err != nil {
 		r.Add(config.Problem{Position: config.Position{File: name}, Code: "LS1101", Message: config.ReadErrorText(err), Fix: "check the path"})
 		return sourceFile{}, false

@@ -151,24 +151,34 @@ func (r *running) supervise(ctx context.Context, s *source) error {
 	for {
 		started := time.Now()
 		s.set("running")
-		err := s.current.Run(ctx, s.handler)
-		switch {
-		case ctx.Err() != nil:
-			s.set("stopped")
+		lost := s.outcome(ctx, s.current.Run(ctx, s.handler))
+		if lost == nil {
 			return nil
-		case errors.Is(err, connectors.ErrEnd):
-			s.log.LogAttrs(ctx, slog.LevelInfo, "the input has ended")
-			s.set("ended")
-			return nil
-		case err == nil:
-			err = errors.New("the source returned")
 		}
 		if time.Since(started) > backoff.Max {
 			wait = 0
 		}
-		if !s.restart(ctx, &wait, backoff, err) {
+		if !s.restart(ctx, &wait, backoff, lost) {
 			return nil
 		}
+	}
+}
+
+// outcome notes how a run of the source ended. It returns why it must be started
+// again, or nil when it must not.
+func (s *source) outcome(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		s.set("stopped")
+		return nil
+	case errors.Is(err, connectors.ErrEnd):
+		s.log.LogAttrs(ctx, slog.LevelInfo, "the input has ended")
+		s.set("ended")
+		return nil
+	case err == nil:
+		return errors.New("the source returned")
+	default:
+		return err
 	}
 }
 

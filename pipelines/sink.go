@@ -51,19 +51,19 @@ func (s *sink) send(ctx context.Context, b *message.Batch) error {
 // connect opens the sink ahead of its first message, so that an operator sees at once
 // when a peer is away. It tries until that works or ctx ends.
 func (s *sink) connect(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		var away *message.UnavailableError
-		if !errors.As(s.ready(ctx), &away) || ctx.Err() != nil {
-			return nil
+		if !errors.As(s.ready(ctx), &away) {
+			break
 		}
 		timer := time.NewTimer(away.After + time.Millisecond)
 		select {
 		case <-ctx.Done():
-			timer.Stop()
-			return nil
 		case <-timer.C:
 		}
+		timer.Stop()
 	}
+	return nil
 }
 
 // ready returns nil when the sink is open, and opens it when its gate is.

@@ -120,7 +120,7 @@ func (e *Engine) DeadLetters(ctx context.Context, name string, f func(DeadLetter
 // order, and removes them from the dead letters in the same unit. An entry that one
 // sink refused goes to that sink only. It returns how many were sent.
 func (e *Engine) RetryDeadLetters(ctx context.Context, name string, numbers []uint64) (int, error) {
-	return e.moveDead(ctx, name, numbers, func(r *running, rec *queue.Record) *message.Message {
+	return e.moveDead(ctx, name, numbers, func(rec *queue.Record) *message.Message {
 		m := rec.Message.Clone()
 		only := m.Headers.Text(headerSink)
 		m.Headers = original(m.Headers)
@@ -133,10 +133,10 @@ func (e *Engine) RetryDeadLetters(ctx context.Context, name string, numbers []ui
 
 // DropDeadLetters removes dead letters for good. It returns how many there were.
 func (e *Engine) DropDeadLetters(ctx context.Context, name string, numbers []uint64) (int, error) {
-	return e.moveDead(ctx, name, numbers, func(*running, *queue.Record) *message.Message { return nil })
+	return e.moveDead(ctx, name, numbers, func(*queue.Record) *message.Message { return nil })
 }
 
-func (e *Engine) moveDead(ctx context.Context, name string, numbers []uint64, f func(*running, *queue.Record) *message.Message) (int, error) {
+func (e *Engine) moveDead(ctx context.Context, name string, numbers []uint64, f func(*queue.Record) *message.Message) (int, error) {
 	r, err := e.pipeline(name)
 	if err != nil {
 		return 0, err
@@ -154,7 +154,7 @@ func (e *Engine) moveDead(ctx context.Context, name string, numbers []uint64, f 
 		if !wanted[rec.Offset] {
 			continue
 		}
-		if m := f(r, &rec); m != nil {
+		if m := f(&rec); m != nil {
 			pub.Messages = append(pub.Messages, *m)
 		}
 		ack.Offsets = append(ack.Offsets, rec.Offset)

@@ -117,8 +117,7 @@ func (t *telemetry) lane(ctx context.Context, units []*unit) (context.Context, f
 	first := trace.ContextWithRemoteSpanContext(ctx, links[0].SpanContext)
 	ctx, span := t.tracer.Start(first, "process "+t.pipeline, trace.WithLinks(links...),
 		trace.WithAttributes(attribute.Int("messaging.batch.message_count", len(units))), t.attributes("queue"))
-	end := func() { span.End() }
-	return ctx, end
+	return ctx, func() { span.End() } //nolint:spancheck // the caller ends it
 }
 
 // step runs a step, in a span when its batch has one.

@@ -89,7 +89,7 @@ func child(pointer, name string) string {
 func (d *document) visit(pointer string, node any, base *url.URL, boolean bool) {
 	p := &place{pointer: pointer, node: node, base: base}
 	m, ok := node.(map[string]any)
-	if _, isBool := node.(bool); !ok && !(isBool && boolean) {
+	if _, isBool := node.(bool); !ok && (!isBool || !boolean) {
 		do := "a schema is an object or a boolean"
 		if d.draft == 4 {
 			do = "a schema of draft 4 is an object"

@@ -49,7 +49,7 @@ func canonical(pointer string) string {
 		return ""
 	}
 	out := ""
-	for _, token := range strings.Split(pointer[1:], "/") {
+	for token := range strings.SplitSeq(pointer[1:], "/") {
 		out = child(out, strings.NewReplacer("~1", "/", "~0", "~").Replace(token))
 	}
 	return out

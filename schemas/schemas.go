@@ -37,8 +37,7 @@ type Schema struct {
 func Load(fsys fs.FS, name string) (*Schema, error) {
 	raw, err := fs.ReadFile(fsys, name)
 	if err != nil {
-		var path *fs.PathError
-		if errors.As(err, &path) {
+		if path, ok := errors.AsType[*fs.PathError](err); ok {
 			err = path.Err
 		}
 		return nil, Errors{{File: name, Code: CodeRead, What: "the schema cannot be read: " + err.Error()}}
@@ -75,8 +74,7 @@ func (s *Schema) Type() *Type { return s.typ }
 
 func notJSON(name string, raw []byte, err error) error {
 	e := &Problem{File: name, Code: CodeNotJSON, What: "the schema is not strict JSON: " + err.Error()}
-	var syntax *jsonscan.SyntaxError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*jsonscan.SyntaxError](err); ok {
 		line, column := 1, 1
 		for _, c := range string(raw[:min(syntax.Offset, len(raw))]) {
 			if column++; c == '\n' {

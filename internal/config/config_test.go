@@ -94,7 +94,7 @@ func TestProblems(t *testing.T) {
 		"broken":          {"name: [a\n", []string{"2:1 LS1102"}},
 		"tab":             {"name: a\nnested:\n\ta: 1\n", []string{"3:1 LS1102"}},
 		"second document": {"name: a\n---\nname: b\n", []string{"2:1 LS1103"}},
-		"unknown key":     {"nmae: a\nname: b\n", []string{"1:1 LS1104 did you mean `name`?"}},
+		"unknown key":     {"nam: a\nname: b\n", []string{"1:1 LS1104 did you mean `name`?"}},
 		"duplicate key":   {"name: a\nname: b\n", []string{"2:1 LS1107"}},
 		"merge key":       {"nested: &x {a: 1}\nname: b\nmap:\n  <<: *x\n", []string{"4:3 LS1107"}},
 		"unknown tag":     {"name: !foo a\n", []string{"1:7 LS1106"}},

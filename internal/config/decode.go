@@ -53,8 +53,8 @@ func tagOf(f reflect.StructField) (name string, required bool) {
 
 func keysOf(t reflect.Type) []string {
 	var keys []string
-	for i := range t.NumField() {
-		if name, _ := tagOf(t.Field(i)); name != "" {
+	for field := range t.Fields() {
+		if name, _ := tagOf(field); name != "" {
 			keys = append(keys, name)
 		}
 	}
@@ -62,20 +62,20 @@ func keysOf(t reflect.Type) []string {
 }
 
 func fieldByKey(t reflect.Type, key string) ([]int, bool) {
-	for i := range t.NumField() {
-		if name, _ := tagOf(t.Field(i)); name == key && name != "" {
-			return t.Field(i).Index, true
+	for field := range t.Fields() {
+		if name, _ := tagOf(field); name == key && name != "" {
+			return field.Index, true
 		}
 	}
 	return nil, false
 }
 
 func decodeValue(n Node, v reflect.Value, r *Report) {
-	if d, ok := v.Addr().Interface().(Decoder); ok {
+	if d, ok := reflect.TypeAssert[Decoder](v.Addr()); ok {
 		d.DecodeConfig(n, r)
 		return
 	}
-	if node, ok := v.Addr().Interface().(*Node); ok {
+	if node, ok := reflect.TypeAssert[*Node](v.Addr()); ok {
 		*node = n
 		return
 	}

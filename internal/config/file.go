@@ -75,8 +75,7 @@ func Load(fsys fs.FS, name string, lookup Lookup, r *Report) *File {
 // ReadErrorText returns the reason of a file error without the path, which the
 // position already names.
 func ReadErrorText(err error) string {
-	var p *fs.PathError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return "the file cannot be read: " + p.Err.Error()
 	}
 	return "the file cannot be read: " + err.Error()

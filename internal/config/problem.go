@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -70,7 +71,7 @@ func (p Problem) Text() string {
 		b.WriteString(" [warning]")
 	}
 	if p.Source != "" && p.Line > 0 {
-		number := fmt.Sprint(p.Line)
+		number := strconv.Itoa(p.Line)
 		pad := strings.Repeat(" ", len(number))
 		fmt.Fprintf(&b, "\n  %s | %s\n  %s | %s%s", number, p.Source, pad, caretPad(p.Source, p.Column), strings.Repeat("^", max(p.Width, 1)))
 	}

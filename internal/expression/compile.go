@@ -336,5 +336,3 @@ type function struct {
 	call  func(args ...any) (any, error)
 	types []any
 }
-
-

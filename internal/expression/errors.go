@@ -13,13 +13,11 @@ import (
 // runtimeError turns an error of the engine into a reason. The engine's texts quote
 // the values that they choked on, so only their class and place are kept.
 func (p *Program) runtimeError(err error) error {
-	var own *failure
-	if errors.As(err, &own) {
+	if own, ok := errors.AsType[*failure](err); ok {
 		return p.reason(own)
 	}
 	f := &failure{code: "LS2201", text: "the expression could not be computed"}
-	var fe *file.Error
-	if errors.As(err, &fe) {
+	if fe, ok := errors.AsType[*file.Error](err); ok {
 		f = classify(fe.Message)
 		f.text += fmt.Sprintf(", at character %d", fe.From+1)
 	}

@@ -222,7 +222,7 @@ func compileHeader(name string) evaluator {
 			return value{kind: kindText, text: v.Text()}, nil
 		case message.KindInt:
 			_, num := v.Raw()
-			return value{kind: kindInt, num: int(num)}, nil //nolint:gosec // bits
+			return value{kind: kindInt, num: int(num)}, nil
 		case message.KindBool:
 			_, num := v.Raw()
 			return boolValue(num == 1), nil

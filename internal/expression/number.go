@@ -114,7 +114,7 @@ func mulInt(x, y int) (any, error) {
 
 func magnitude(x int) uint64 {
 	if x < 0 {
-		return -uint64(x) //nolint:gosec // two's complement magnitude
+		return -uint64(x)
 	}
 	return uint64(x)
 }
@@ -237,14 +237,12 @@ func toFloat(v any) (any, error) {
 
 func sum(v any) (any, error) {
 	list, ok := v.([]any)
-	if !ok {
-		if ints, isInts := v.([]int); isInts {
-			for _, i := range ints {
-				list = append(list, i)
-			}
-		} else {
-			return nil, errTypes("sum needs a list of numbers")
-		}
+	ints, isRange := v.([]int)
+	if !ok && !isRange {
+		return nil, errTypes("sum needs a list of numbers")
+	}
+	for _, i := range ints {
+		list = append(list, i)
 	}
 	var total any = 0
 	for _, item := range list {

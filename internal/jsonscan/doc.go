@@ -280,8 +280,7 @@ func (d *Doc) AppendTo(dst []byte) []byte {
 
 // IsSyntax reports whether err is a SyntaxError, and with which code.
 func IsSyntax(err error) (code string, ok bool) {
-	var s *SyntaxError
-	if errors.As(err, &s) {
+	if s, ok := errors.AsType[*SyntaxError](err); ok {
 		return s.Code, true
 	}
 	return "", false

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -120,7 +121,7 @@ func TestWideObjects(t *testing.T) {
 			t.Errorf("%d members: %v", n, err)
 		}
 		for _, twin := range []int{0, n / 2, n - 1} {
-			bad := fmt.Sprintf(`%s,"k\u003%d%s":0}`, good[:len(good)-1], fmt.Sprint(twin)[0]-'0', fmt.Sprint(twin)[1:])
+			bad := fmt.Sprintf(`%s,"k\u003%d%s":0}`, good[:len(good)-1], strconv.Itoa(twin)[0]-'0', strconv.Itoa(twin)[1:])
 			if code, _ := IsSyntax(Check([]byte(bad))); code != CodeDuplicate {
 				t.Errorf("%d members with a twin of k%d: got %q", n, twin, code)
 			}
@@ -160,7 +161,7 @@ func TestHostileDocuments(t *testing.T) {
 	same := wide(17, func(i int) string { return fmt.Sprintf("n%d", i) })
 	nested := strings.Repeat(same[:len(same)-1]+`,"z":`, 900) + "1" + strings.Repeat("}", 900)
 	docs := map[string]string{
-		"many members":                 wide(100_000, func(i int) string { return fmt.Sprint(i) }),
+		"many members":                 wide(100_000, func(i int) string { return strconv.Itoa(i) }),
 		"names alike at both ends":     wide(20_000, func(i int) string { return fmt.Sprintf("aaaaaaaa%08dbbbbbbbb", i) }),
 		"the same wide object, nested": nested,
 		"many small objects":           "[" + strings.Repeat(same+",", 5000) + "1]",

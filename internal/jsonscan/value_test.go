@@ -155,7 +155,9 @@ func TestAppend(t *testing.T) {
 		in   any
 		want string
 	}{
-		{nil, "null"}, {true, "true"}, {"a\"\\\n\x01</é😀\u2028", `"a\"\\\n\u0001</é😀` + "\u2028" + `"`},
+		{nil, "null"},
+		{true, "true"},
+		{"a\"\\\n\x01</é😀\u2028", `"a\"\\\n\u0001</é😀` + "\u2028" + `"`},
 		{1, "1"},
 		{int64(-5), "-5"},
 		{uint64(math.MaxUint64), "18446744073709551615"},

@@ -61,7 +61,7 @@ func Parse(text string) (*Source, error) {
 
 // ReadFile reads a master key from a file.
 func ReadFile(name string) (*Source, error) {
-	text, err := os.ReadFile(name) //nolint:gosec // the operator names the file
+	text, err := os.ReadFile(name)
 	if err != nil {
 		return nil, fmt.Errorf("read key: %w", err)
 	}
@@ -82,7 +82,7 @@ func OpenOrCreate(dir string) (s *Source, made bool, err error) {
 		return s, false, err
 	}
 	master := make([]byte, Size)
-	rand.Read(master) //nolint:errcheck // never fails, by its documentation
+	rand.Read(master)
 	if err := writeNew(dir, name, master); err != nil {
 		return nil, false, fmt.Errorf("write key: %w", err)
 	}
@@ -107,7 +107,7 @@ func writeNew(dir, name string, master []byte) error {
 	if err := os.Rename(tmp.Name(), name); err != nil {
 		return err
 	}
-	d, err := os.Open(dir) //nolint:gosec // the data directory
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}

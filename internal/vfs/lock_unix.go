@@ -14,7 +14,7 @@ func lock(f *os.File, shared bool) error {
 	if shared {
 		how = unix.LOCK_SH
 	}
-	err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB) //nolint:gosec // a descriptor fits
+	err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return ErrLocked
 	}
@@ -22,7 +22,7 @@ func lock(f *os.File, shared bool) error {
 }
 
 func (osFS) SyncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the caller owns the folder
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}

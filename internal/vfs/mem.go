@@ -185,7 +185,7 @@ func (m *Mem) Mkdir(dir string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := m.root
-	for _, part := range strings.Split(clean(dir), "/") {
+	for part := range strings.SplitSeq(clean(dir), "/") {
 		child := n.names[part]
 		if child == nil {
 			child = newMemDir()

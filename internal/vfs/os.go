@@ -27,15 +27,15 @@ func wrapFile(f *os.File, err error) (File, error) {
 }
 
 func (osFS) Create(name string) (File, error) {
-	return wrapFile(os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, filePerm)) //nolint:gosec // the caller owns the folder
+	return wrapFile(os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, filePerm))
 }
 
 func (osFS) Open(name string) (File, error) {
-	return wrapFile(os.OpenFile(name, os.O_RDWR, 0)) //nolint:gosec // the caller owns the folder
+	return wrapFile(os.OpenFile(name, os.O_RDWR, 0))
 }
 
 func (osFS) OpenRead(name string) (File, error) {
-	return wrapFile(os.Open(name)) //nolint:gosec // the caller owns the folder
+	return wrapFile(os.Open(name))
 }
 
 func (osFS) Rename(from, to string) error { return os.Rename(from, to) }
@@ -59,7 +59,7 @@ func (osFS) Lock(name string, shared bool) (io.Closer, error) {
 	if shared {
 		flag = os.O_RDONLY
 	}
-	f, err := os.OpenFile(name, flag, filePerm) //nolint:gosec // the caller owns the folder
+	f, err := os.OpenFile(name, flag, filePerm)
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,7 @@ func datasync(f *os.File) error {
 	}
 	cerr = conn.Control(func(fd uintptr) {
 		for {
-			if err = unix.Fdatasync(int(fd)); !errors.Is(err, unix.EINTR) { //nolint:gosec // a descriptor fits
+			if err = unix.Fdatasync(int(fd)); !errors.Is(err, unix.EINTR) {
 				return
 			}
 		}

@@ -13,6 +13,6 @@ func space(dir string) (Space, error) {
 	if err := unix.Statfs(dir, &s); err != nil {
 		return Space{}, os.NewSyscallError("statfs", err)
 	}
-	size := uint64(s.Bsize)                                                          //nolint:gosec,unconvert // differs by platform
-	return Space{Free: uint64(s.Bavail) * size, Total: uint64(s.Blocks) * size}, nil //nolint:gosec,unconvert // differs by platform
+	size := uint64(s.Bsize)
+	return Space{Free: uint64(s.Bavail) * size, Total: uint64(s.Blocks) * size}, nil //nolint:unconvert // differs by platform
 }

@@ -225,16 +225,16 @@ func (e *Engine) add(u *unit) *batch {
 		p := &u.parts[i]
 		if p.topic != nil {
 			p.first = p.topic.next
-			p.topic.next += uint64(p.count) //nolint:gosec // never negative
+			p.topic.next += uint64(p.count)
 		}
 		for k := range p.count {
 			r := b.buf[at:]
 			if p.topic != nil {
-				binary.LittleEndian.PutUint64(r[12:], p.first+uint64(k)) //nolint:gosec // never negative
+				binary.LittleEndian.PutUint64(r[12:], p.first+uint64(k))
 			}
 			at += recordHeader + int(binary.LittleEndian.Uint32(r))
 		}
-		b.count += uint32(p.count) //nolint:gosec // bounded by maxUnit
+		b.count += uint32(p.count)
 	}
 	if u.then != nil {
 		b.then = append(b.then, u.then)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -98,7 +99,7 @@ func publishers(b *testing.B, topics []queue.Topic, n int) *latencies {
 	g := run.NewGroup(b.Context())
 	for p := range n {
 		g.Go("publisher", func(ctx context.Context) error {
-			msgs := []message.Message{{ID: fmt.Sprint(p), Payload: make([]byte, benchPayload)}}
+			msgs := []message.Message{{ID: strconv.Itoa(p), Payload: make([]byte, benchPayload)}}
 			for left.Add(-1) >= 0 {
 				start := time.Now()
 				if _, err := topics[p%len(topics)].Publish(ctx, msgs); err != nil {
@@ -123,7 +124,7 @@ func BenchmarkPublish(b *testing.B) {
 			topics := make([]queue.Topic, c.topics)
 			for i := range topics {
 				var err error
-				if topics[i], err = e.Topic(b.Context(), fmt.Sprint(i)); err != nil {
+				if topics[i], err = e.Topic(b.Context(), strconv.Itoa(i)); err != nil {
 					b.Fatal(err)
 				}
 			}

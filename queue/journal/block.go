@@ -61,7 +61,7 @@ func (b *block) append(frame []byte, size int64) {
 			}
 			lastID = r.id
 		}
-		last.put(r.offset, spot{frame: uint32(base), record: uint32(base + headerSize + at)}) //nolint:gosec // a block is far below 4 GiB
+		last.put(r.offset, spot{frame: uint32(base), record: uint32(base + headerSize + at)})
 	}
 }
 
@@ -111,7 +111,7 @@ func parseBlock(at place, data []byte, epoch uint64) (*block, []damage) {
 			end = next
 		}
 		frame, lost := repair(data[pos:end], last, epoch)
-		bad = append(bad, damage{at: at + place(pos), data: data[pos:end], lost: lost}) //nolint:gosec // never negative
+		bad = append(bad, damage{at: at + place(pos), data: data[pos:end], lost: lost})
 		b.append(frame, int64(end-pos))
 		pos = end
 	}
@@ -140,7 +140,7 @@ func findFrame(data []byte, from int, epoch uint64) int {
 // the header of the damaged frame, or of the one before it, for the time.
 func repair(damaged []byte, like frameHeader, epoch uint64) (frame []byte, lost []record) {
 	good, count, lost := salvage(damaged, seed(epoch))
-	like.epoch, like.body, like.count, like.bodyCRC = epoch, uint32(len(good)), count, checksum(good) //nolint:gosec // shorter than what it came from
+	like.epoch, like.body, like.count, like.bodyCRC = epoch, uint32(len(good)), count, checksum(good)
 	frame = make([]byte, headerSize, like.size())
 	like.encode(frame)
 	frame = append(frame, good...)

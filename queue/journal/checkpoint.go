@@ -26,7 +26,7 @@ const (
 	keptCheckpoints  = 2
 )
 
-var errCheckpoint = errors.New("decode checkpoint: the bytes are cut or wrong") //nolint:gochecknoglobals // a sentinel
+var errCheckpoint = errors.New("decode checkpoint: the bytes are cut or wrong")
 
 // checkpoint is the decoded form.
 type checkpoint struct {
@@ -138,14 +138,14 @@ func (e *Engine) encodeCheckpoint(seq uint64) []byte {
 	for _, s := range e.subs {
 		b = s.append(b)
 	}
-	binary.LittleEndian.PutUint32(b[16:], uint32(len(b)-checkpointHeader)) //nolint:gosec // far below 4 GiB
+	binary.LittleEndian.PutUint32(b[16:], uint32(len(b)-checkpointHeader))
 	return binary.LittleEndian.AppendUint32(b, checksum(b))
 }
 
 func (s *segment) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, s.number)
 	b = binary.AppendUvarint(b, s.epoch)
-	b = binary.AppendUvarint(b, uint64(s.end)) //nolint:gosec // never negative
+	b = binary.AppendUvarint(b, uint64(s.end))
 	b = binary.AppendUvarint(b, uint64(len(s.blocks)))
 	prev := uint32(0)
 	for _, at := range s.blocks {

@@ -3,6 +3,7 @@ package journal
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/linkspan/linkspan/message"
@@ -27,7 +28,7 @@ const (
 // metaSize is the length field in front of the properties.
 const metaSize = 4
 
-var errMessage = errors.New("decode message: the bytes are cut or wrong") //nolint:gochecknoglobals // a sentinel
+var errMessage = errors.New("decode message: the bytes are cut or wrong")
 
 // appendMessage encodes a message: the length of the properties, the properties, the
 // key, and the payload to the end.
@@ -58,7 +59,7 @@ func appendMessage(b []byte, m *message.Message) []byte {
 	if m.Key != nil {
 		b = binary.AppendUvarint(b, uint64(len(m.Key)))
 	}
-	binary.LittleEndian.PutUint32(b[start:], uint32(len(b)-start-metaSize)) //nolint:gosec // bounded by maxUnit
+	binary.LittleEndian.PutUint32(b[start:], uint32(len(b)-start-metaSize))
 	b = append(b, m.Key...)
 	return append(b, m.Payload...)
 }
@@ -92,7 +93,7 @@ func appendTime(b []byte, t time.Time) []byte {
 		return b
 	}
 	b = binary.AppendVarint(b, t.Unix())
-	return binary.AppendUvarint(b, uint64(t.Nanosecond())) //nolint:gosec // never negative
+	return binary.AppendUvarint(b, uint64(t.Nanosecond()))
 }
 
 // decodeMessage reads a message. Key and Payload alias b; text is copied once.
@@ -136,7 +137,7 @@ func decodeMessage(b []byte, m *message.Message) error {
 	if meta.failed || meta.at != len(meta.b) {
 		return errMessage
 	}
-	m.Payload = rest[:len(rest):len(rest)]
+	m.Payload = slices.Clip(rest)
 	return nil
 }
 
@@ -185,7 +186,7 @@ func (r *metaReader) string() string {
 		r.fail()
 		return ""
 	}
-	r.at += int(n) //nolint:gosec // checked against the length
+	r.at += int(n)
 	return r.text[r.at-int(n) : r.at]
 }
 
@@ -195,7 +196,7 @@ func (r *metaReader) time() time.Time {
 		r.fail()
 		return time.Time{}
 	}
-	return time.Unix(sec, int64(nsec)).UTC() //nolint:gosec // checked above
+	return time.Unix(sec, int64(nsec)).UTC()
 }
 
 // minHeader is the least that a header takes: two empty strings, kind and number.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"slices"
 	"time"
@@ -151,7 +152,7 @@ func (e *Engine) seal(b *batch) (frame []byte, crc uint32) {
 	body := b.records()
 	sealRecords(body, seed(b.seg.epoch))
 	h := frameHeader{
-		epoch: b.seg.epoch, number: c.number, body: uint32(len(body)), count: b.count, //nolint:gosec // bounded by maxUnit
+		epoch: b.seg.epoch, number: c.number, body: uint32(len(body)), count: b.count,
 		stable: c.number - 1, time: time.Now().UnixNano(), prev: c.prev, bodyCRC: checksum(body),
 	}
 	for int64(len(b.frame())) < h.size() {
@@ -212,7 +213,7 @@ func (e *Engine) fail(cause error) {
 	b.finish(e.err)
 	e.broadcast()
 	e.mu.Unlock()
-	e.log.Error("queue storage failed", "dir", e.dir, "error", cause.Error())
+	e.log.Error("queue storage failed", slog.Any("dir", e.dir), slog.Any("error", cause.Error()))
 	for _, s := range subs {
 		s.stop()
 	}

@@ -47,7 +47,7 @@ func (d *decoder) u32() uint32 {
 		d.fail()
 		return 0
 	}
-	return uint32(v) //nolint:gosec // checked above
+	return uint32(v)
 }
 
 // count reads the number of things that follow, each of which takes a byte at least.
@@ -81,7 +81,7 @@ func (d *decoder) set(limit uint64) delivery.Set {
 }
 
 func (d *decoder) segment() *segment {
-	s := &segment{number: d.uvarint(), epoch: d.uvarint(), end: int64(d.uvarint())} //nolint:gosec // checked below
+	s := &segment{number: d.uvarint(), epoch: d.uvarint(), end: int64(d.uvarint())}
 	if s.number >= 1<<(64-positionLow) || s.end < headerSize || s.end >= 1<<positionLow {
 		d.fail()
 	}
@@ -90,11 +90,11 @@ func (d *decoder) segment() *segment {
 	prev := uint32(0)
 	for range n {
 		at := d.offset(uint64(prev))
-		if int64(at)*frameAlign >= s.end { //nolint:gosec // bounded by maxOffset
+		if int64(at)*frameAlign >= s.end {
 			d.fail()
 			break
 		}
-		prev = uint32(at) //nolint:gosec // below the segment's end
+		prev = uint32(at)
 		s.blocks = append(s.blocks, prev)
 	}
 	return s

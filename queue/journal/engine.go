@@ -105,7 +105,7 @@ func Open(ctx context.Context, dir string, o Options) (*Engine, error) {
 // are kept are good ones.
 func (e *Engine) removeDamaged(names []string) error {
 	for _, name := range names {
-		e.log.Error("damaged checkpoint removed", "checkpoint", name)
+		e.log.Error("damaged checkpoint removed", slog.Any("checkpoint", name))
 		if err := e.fs.Remove(path.Join(e.dir, stateDir, name)); err != nil {
 			return fmt.Errorf("remove checkpoint: %w", err)
 		}
@@ -145,18 +145,26 @@ func (e *Engine) resume(r *recovery) error {
 	}
 	for number := range r.files {
 		if e.index.live(number) == nil && !slices.ContainsFunc(r.spares, func(s *segment) bool { return s.number == number }) {
-			f, err := e.openSegment(number)
-			if err != nil {
+			if err := e.retire(number); err != nil {
 				return err
 			}
-			size, err := f.Size()
-			if err != nil {
-				return fmt.Errorf("read segment: %w", err)
-			}
-			e.retired = append(e.retired, &segment{number: number, file: f, size: size})
-			e.nextSegment = max(e.nextSegment, number+1)
 		}
 	}
+	return nil
+}
+
+// retire opens a segment that holds nothing any more, to be used again.
+func (e *Engine) retire(number uint64) error {
+	f, err := e.openSegment(number)
+	if err != nil {
+		return err
+	}
+	size, err := f.Size()
+	if err != nil {
+		return fmt.Errorf("read segment: %w", err)
+	}
+	e.retired = append(e.retired, &segment{number: number, file: f, size: size})
+	e.nextSegment = max(e.nextSegment, number+1)
 	return nil
 }
 

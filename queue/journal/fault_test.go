@@ -33,7 +33,7 @@ func TestFaults(t *testing.T) {
 			var where atomic.Pointer[string]
 			mem, l := vfs.NewMem(), newLedger()
 			fs := vfs.WithHook(mem, func(op vfs.Op, name string) error {
-				if calls.Add(1) != nth || fault == vfs.ErrShortWrite && op != vfs.OpWrite {
+				if calls.Add(1) != nth || errors.Is(fault, vfs.ErrShortWrite) && op != vfs.OpWrite {
 					return nil
 				}
 				s := fmt.Sprintf("%s %s with %v", op, name, fault)

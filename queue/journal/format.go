@@ -15,14 +15,14 @@ import (
 
 // ErrFormat means that the directory was written by a newer version, or is not a
 // queue.
-var ErrFormat = errors.New("the data directory has a format that this version does not know") //nolint:gochecknoglobals // a sentinel
+var ErrFormat = errors.New("the data directory has a format that this version does not know")
 
 const formatWord = "linkspan-queue"
 
 // prepare takes the lock, makes the folders of a new directory and checks the format.
 func (e *Engine) prepare() error {
 	if e.o.ReadOnly {
-		if _, _, err := readFormat(e.fs, e.dir); err != nil {
+		if _, err := readFormat(e.fs, e.dir); err != nil {
 			return err
 		}
 		return e.takeLock(true)
@@ -38,7 +38,7 @@ func (e *Engine) prepare() error {
 			return fmt.Errorf("make data directory: %w", err)
 		}
 	}
-	known, _, err := readFormat(e.fs, e.dir)
+	known, err := readFormat(e.fs, e.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -72,20 +72,20 @@ func (e *Engine) takeLock(shared bool) error {
 
 // readFormat reports whether the directory says which format it has. One that says so
 // illegibly is taken for damaged, not for foreign: every frame has its own version.
-func readFormat(fsys vfs.FS, dir string) (known bool, instance string, err error) {
+func readFormat(fsys vfs.FS, dir string) (known bool, err error) {
 	data, err := readFile(fsys, path.Join(dir, formatName))
 	if err != nil {
-		return false, "", fmt.Errorf("read format: %w", err)
+		return false, fmt.Errorf("read format: %w", err)
 	}
 	line, sum, ok := cutLast(strings.TrimSuffix(string(data), "\n"))
 	fields := strings.Fields(line)
 	if !ok || sum != fmt.Sprintf("%08x", checksum([]byte(line))) || len(fields) != 3 || fields[0] != formatWord {
-		return false, "", nil
+		return false, nil
 	}
 	if n, err := strconv.Atoi(fields[1]); err != nil || n != version {
-		return false, "", fmt.Errorf("read format %q: %w", fields[1], ErrFormat)
+		return false, fmt.Errorf("read format %q: %w", fields[1], ErrFormat)
 	}
-	return true, fields[2], nil
+	return true, nil
 }
 
 func cutLast(s string) (before, after string, ok bool) {

@@ -26,11 +26,11 @@ func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli()) }
 type place uint64
 
 func placeOf(segment uint64, pos int64) place {
-	return place(segment<<positionLow | uint64(pos)) //nolint:gosec // positions are small and positive
+	return place(segment<<positionLow | uint64(pos))
 }
 
 func (p place) segment() uint64 { return uint64(p) >> positionLow }
-func (p place) pos() int64      { return int64(p & (1<<positionLow - 1)) } //nolint:gosec // 28 bits
+func (p place) pos() int64      { return int64(p & (1<<positionLow - 1)) }
 
 // frameHeader describes a frame: the records of one commit, which hold together or
 // not at all. A header without records is a tail mark: it promises the frames before
@@ -63,7 +63,7 @@ func (h *frameHeader) encode(b []byte) uint32 {
 	binary.LittleEndian.PutUint32(b[24:], h.body)
 	binary.LittleEndian.PutUint32(b[28:], h.count)
 	binary.LittleEndian.PutUint64(b[32:], h.stable)
-	binary.LittleEndian.PutUint64(b[40:], uint64(h.time)) //nolint:gosec // bits, not a number
+	binary.LittleEndian.PutUint64(b[40:], uint64(h.time))
 	binary.LittleEndian.PutUint32(b[48:], h.prev)
 	binary.LittleEndian.PutUint32(b[52:], h.bodyCRC)
 	crc := checksum(b[:headerSize-4])
@@ -99,7 +99,7 @@ func frameBody(b []byte) int { return int(binary.LittleEndian.Uint32(b[24:])) }
 
 // frameTime returns the time in a header that is known to be intact.
 func frameTime(b []byte) int64 {
-	return int64(binary.LittleEndian.Uint64(b[40:])) //nolint:gosec // bits, not a number
+	return int64(binary.LittleEndian.Uint64(b[40:]))
 }
 
 // segmentHeader starts a segment that is in use. A file whose header is empty, or

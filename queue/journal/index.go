@@ -55,7 +55,7 @@ func (x *index) add(s *segment, pos, size int64, frame []byte, keep bool) (touch
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if n := len(s.blocks); n == 0 || pos-blockStart(s, n-1) >= blockSize {
-		s.blocks = append(s.blocks, uint32(pos/frameAlign)) //nolint:gosec // bounded by the segment
+		s.blocks = append(s.blocks, uint32(pos/frameAlign))
 	}
 	at := placeOf(s.number, blockStart(s, len(s.blocks)-1))
 	s.end = pos + size
@@ -89,7 +89,7 @@ func (l *topicLog) add(offset uint64, at place, size int) {
 		l.entries = append(l.entries, entry{first: offset, at: at, bytes: l.bytes})
 	}
 	l.end = offset + 1
-	l.bytes += uint64(size) //nolint:gosec // never negative
+	l.bytes += uint64(size)
 }
 
 func blockStart(s *segment, i int) int64 { return int64(s.blocks[i]) * frameAlign }
@@ -106,7 +106,7 @@ func blockEnd(s *segment, pos int64) int64 {
 // live returns the live segment of this number.
 func (x *index) live(number uint64) *segment {
 	i, ok := slices.BinarySearchFunc(x.segments, number, func(s *segment, n uint64) int {
-		return int(int64(s.number) - int64(n)) //nolint:gosec // numbers are below 2^36
+		return int(int64(s.number) - int64(n))
 	})
 	if !ok {
 		return nil

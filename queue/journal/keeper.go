@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path"
 	"slices"
 	"time"
@@ -66,7 +67,7 @@ func (e *Engine) saveCheckpoint() error {
 	err := writeCheckpoint(e.fs, e.dir, s)
 	switch {
 	case isFull(err):
-		e.log.Warn("checkpoint put off: the disk is full", "dir", e.dir)
+		e.log.Warn("checkpoint put off: the disk is full", slog.Any("dir", e.dir))
 		e.putOffCheckpoint(s)
 	case err != nil:
 		return err
@@ -201,14 +202,14 @@ func (e *Engine) makeSpare(number uint64, size int64) (*segment, error) {
 func (e *Engine) hasRoom(n int64) bool {
 	space, err := e.fs.Space(e.dir)
 	if err != nil {
-		e.log.Warn("free space is unknown", "dir", e.dir, "error", err.Error())
+		e.log.Warn("free space is unknown", slog.Any("dir", e.dir), slog.Any("error", err.Error()))
 		return true
 	}
 	reserve := e.o.Reserve
 	if reserve == 0 {
 		reserve = min(defaultReserve, space.Total/reserveShare)
 	}
-	return space.Free >= uint64(n)+reserve //nolint:gosec // never negative
+	return space.Free >= uint64(n)+reserve
 }
 
 func (e *Engine) setFull(full bool) {
@@ -224,9 +225,9 @@ func (e *Engine) setFull(full bool) {
 	}
 	signal(e.wake)
 	if full {
-		e.log.Warn("the disk is full: publishing is refused until consumers free space", "dir", e.dir)
+		e.log.Warn("the disk is full: publishing is refused until consumers free space", slog.Any("dir", e.dir))
 	} else {
-		e.log.Info("publishing goes on: there is space again", "dir", e.dir)
+		e.log.Info("publishing goes on: there is space again", slog.Any("dir", e.dir))
 	}
 }
 

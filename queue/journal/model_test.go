@@ -2,9 +2,9 @@ package journal_test
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -36,7 +36,7 @@ type modelSub struct {
 }
 
 func (m *model) open(rt *rapid.T) {
-	e, err := journal.Open(context.Background(), "/data", small(m.mem)) //nolint:forbidigo // rapid has no context
+	e, err := journal.Open(context.Background(), "/data", small(m.mem))
 	if err != nil {
 		rt.Fatalf("open: %v", err)
 	}
@@ -44,7 +44,7 @@ func (m *model) open(rt *rapid.T) {
 }
 
 func (m *model) topic(rt *rapid.T, t *modelTopic) queue.Topic {
-	q, err := m.e.Topic(context.Background(), t.name) //nolint:forbidigo // rapid has no context
+	q, err := m.e.Topic(context.Background(), t.name)
 	if err != nil {
 		rt.Fatalf("topic: %v", err)
 	}
@@ -52,7 +52,7 @@ func (m *model) topic(rt *rapid.T, t *modelTopic) queue.Topic {
 }
 
 func (m *model) sub(rt *rapid.T, t *modelTopic, s *modelSub) queue.Subscription {
-	q, err := m.topic(rt, t).Subscribe(context.Background(), s.name, queue.SubOptions{MaxInFlight: 10}) //nolint:forbidigo // rapid has no context
+	q, err := m.topic(rt, t).Subscribe(context.Background(), s.name, queue.SubOptions{MaxInFlight: 10})
 	if err != nil {
 		rt.Fatalf("subscribe: %v", err)
 	}
@@ -61,7 +61,7 @@ func (m *model) sub(rt *rapid.T, t *modelTopic, s *modelSub) queue.Subscription 
 
 func (m *model) messages(rt *rapid.T) (ids []string, msgs []message.Message) {
 	for range rapid.IntRange(1, 6).Draw(rt, "messages") {
-		id := fmt.Sprint(m.next)
+		id := strconv.Itoa(m.next)
 		m.next++
 		ids, msgs = append(ids, id), append(msgs, msg(id))
 	}
@@ -88,7 +88,7 @@ func (t *modelTopic) held(offset uint64) bool {
 func (m *model) publish(rt *rapid.T) {
 	t := m.drawTopic(rt)
 	ids, msgs := m.messages(rt)
-	first, err := m.topic(rt, t).Publish(context.Background(), msgs) //nolint:forbidigo // rapid has no context
+	first, err := m.topic(rt, t).Publish(context.Background(), msgs)
 	if err != nil || first != uint64(len(t.ids)) {
 		rt.Fatalf("publish: offset %d, %v; want %d", first, err, len(t.ids))
 	}
@@ -100,7 +100,7 @@ func (m *model) subscribe(rt *rapid.T) {
 	if len(t.subs) == 3 {
 		rt.Skip("enough subscriptions")
 	}
-	s := &modelSub{name: fmt.Sprint(len(t.subs)), settled: map[uint64]bool{}, inFlight: map[uint64]bool{}}
+	s := &modelSub{name: strconv.Itoa(len(t.subs)), settled: map[uint64]bool{}, inFlight: map[uint64]bool{}}
 	for o := range uint64(len(t.ids)) {
 		s.settled[o] = !t.held(o)
 	}
@@ -120,7 +120,7 @@ func (m *model) receive(rt *rapid.T) {
 	if len(want) == 0 {
 		rt.Skip("nothing to receive")
 	}
-	records, err := m.sub(rt, t, s).Receive(context.Background(), limit) //nolint:forbidigo // rapid has no context
+	records, err := m.sub(rt, t, s).Receive(context.Background(), limit)
 	if err != nil || len(records) != len(want) {
 		rt.Fatalf("receive: %d records, %v; want %v", len(records), err, want)
 	}
@@ -178,7 +178,7 @@ func (m *model) atomic(rt *rapid.T) {
 	offsets := some(rt, s)
 	to := m.drawTopic(rt)
 	ids, msgs := m.messages(rt)
-	err := m.e.Atomic(context.Background(), queue.Tx{ //nolint:forbidigo // rapid has no context
+	err := m.e.Atomic(context.Background(), queue.Tx{
 		Publish: []queue.TxPublish{{Topic: m.topic(rt, to), Messages: msgs}},
 		Ack:     []queue.TxAck{{Subscription: m.sub(rt, t, s), Offsets: offsets}},
 	})
@@ -227,13 +227,13 @@ func (m *model) adopt(rt *rapid.T, t *modelTopic, s *modelSub) {
 	if err := sub.Close(); err != nil {
 		rt.Fatal(err)
 	}
-	all, err := m.topic(rt, t).Subscribe(context.Background(), s.name, queue.SubOptions{MaxInFlight: 1 << 20}) //nolint:forbidigo // rapid has no context
+	all, err := m.topic(rt, t).Subscribe(context.Background(), s.name, queue.SubOptions{MaxInFlight: 1 << 20})
 	if err != nil {
 		rt.Fatal(err)
 	}
 	left := map[uint64]bool{}
 	for uint64(len(left)) < backlog {
-		records, err := all.Receive(context.Background(), 1<<20) //nolint:forbidigo // rapid has no context
+		records, err := all.Receive(context.Background(), 1<<20)
 		if err != nil {
 			rt.Fatal(err)
 		}
@@ -253,7 +253,7 @@ func (m *model) adopt(rt *rapid.T, t *modelTopic, s *modelSub) {
 }
 
 func (m *model) close(rt *rapid.T) {
-	if err := m.e.Close(context.Background()); err != nil { //nolint:forbidigo // rapid has no context
+	if err := m.e.Close(context.Background()); err != nil {
 		rt.Fatalf("close: %v", err)
 	}
 }
@@ -268,7 +268,7 @@ func (m *model) check(rt *rapid.T) {
 			}
 		}
 		topic := m.topic(rt, t)
-		for r, err := range topic.Browse(context.Background(), 0) { //nolint:forbidigo // rapid has no context
+		for r, err := range topic.Browse(context.Background(), 0) {
 			if err != nil || r.Message.ID != t.ids[r.Offset] {
 				rt.Fatalf("browse %s: offset %d id %q: %v", t.name, r.Offset, r.Message.ID, err)
 			}

@@ -47,7 +47,7 @@ func beginRecord(b []byte, kind recordType, id uint32, offset uint64) (grown []b
 // endRecord completes the record that began at at with what was appended since.
 func endRecord(b []byte, at int) {
 	body := b[at+recordHeader:]
-	binary.LittleEndian.PutUint32(b[at:], uint32(len(body))) //nolint:gosec // bounded by maxUnit
+	binary.LittleEndian.PutUint32(b[at:], uint32(len(body)))
 	binary.LittleEndian.PutUint32(b[at+20:], checksum(body))
 }
 

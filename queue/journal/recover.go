@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"path"
 	"slices"
@@ -235,7 +236,7 @@ func (r *recovery) judge(number uint64) {
 	}
 	r.expected = number
 	if len(r.suspects) == 0 {
-		r.e.log.Error("frames are missing", "before", number, "frames", missing)
+		r.e.log.Error("frames are missing", slog.Any("before", number), slog.Any("frames", missing))
 		r.e.found.Status = Damaged
 	}
 	for _, s := range r.suspects {
@@ -249,7 +250,7 @@ func (r *recovery) damaged(s suspect, missing uint64) {
 	d := damage{at: placeOf(s.seg.number, s.pos), frames: missing}
 	data := make([]byte, s.end-s.pos)
 	if n, err := s.seg.file.ReadAt(data, s.pos); err != nil {
-		r.e.log.Error("damaged range cannot be read", "segment", s.seg.number, "error", err.Error())
+		r.e.log.Error("damaged range cannot be read", slog.Any("segment", s.seg.number), slog.Any("error", err.Error()))
 		data = data[:n]
 	}
 	d.data = data
@@ -279,7 +280,7 @@ func (r *recovery) judgeTail() {
 	tail := positionOf(placeOf(r.suspects[i].seg.number, r.suspects[i].pos))
 	e.found.Tail = &tail
 	e.found.Status = max(e.found.Status, Torn)
-	e.log.Warn("torn tail cut: the last frame was never finished", "segment", tail.Segment, "position", tail.Pos)
+	e.log.Warn("torn tail cut: the last frame was never finished", slog.Any("segment", tail.Segment), slog.Any("position", tail.Pos))
 }
 
 // apply takes in the records of a frame.
@@ -295,6 +296,7 @@ func (r *recovery) apply(s *segment, pos, size int64, frame []byte) {
 			if e.index.topic(rec.id) == nil { // its creation was lost to damage
 				e.adopt(&topic{id: rec.id, name: fmt.Sprintf("lost+found/%d", rec.id)})
 			}
+		default: // below, when all topics are known
 		}
 	}
 	e.found.Frames++
@@ -311,13 +313,14 @@ func (r *recovery) apply(s *segment, pos, size int64, frame []byte) {
 			r.subscribe(&rec)
 		case recordAck:
 			r.ack(&rec)
+		default: // above
 		}
 	}
 }
 
 func (r *recovery) subscribe(rec *record) {
 	e := r.e
-	t := e.index.topic(uint32(rec.offset)) //nolint:gosec // that is where the topic's id is
+	t := e.index.topic(uint32(rec.offset))
 	if t == nil || e.subscriber(rec.id) != nil {
 		return
 	}

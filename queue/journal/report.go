@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path"
 	"slices"
 	"time"
@@ -113,12 +114,12 @@ func (e *Engine) report(bad []damage) {
 		if known {
 			continue
 		}
-		e.log.Error("damaged range found", "segment", note.Segment, "position", note.Pos, "length", note.Length)
+		e.log.Error("damaged range found", slog.Any("segment", note.Segment), slog.Any("position", note.Pos), slog.Any("length", note.Length))
 		if e.o.ReadOnly {
 			continue
 		}
 		if err := e.quarantine(&note, d.data); err != nil {
-			e.log.Error("damaged range could not be copied", "segment", note.Segment, "error", err.Error())
+			e.log.Error("damaged range could not be copied", slog.Any("segment", note.Segment), slog.Any("error", err.Error()))
 		}
 	}
 }
@@ -134,7 +135,7 @@ func (e *Engine) lose(g gap) {
 	e.found.Status = Damaged
 	e.found.Lost = appendLost(e.found.Lost, Lost{Topic: t.name, First: g.first, Last: g.end - 1})
 	e.mu.Unlock()
-	e.log.Error("messages lost to damage", "topic", t.name, "first", g.first, "last", g.end-1)
+	e.log.Error("messages lost to damage", slog.Any("topic", t.name), slog.Any("first", g.first), slog.Any("last", g.end-1))
 	for _, s := range t.subscribers() {
 		s.win.SettleRange(g.first, g.end)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -96,7 +97,7 @@ func testBrowse(t *testing.T, s *suite) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r.Message.ID != fmt.Sprint(r.Offset) {
+			if r.Message.ID != strconv.FormatUint(r.Offset, 10) {
 				t.Errorf("offset %d has id %q", r.Offset, r.Message.ID)
 			}
 			out = append(out, r.Offset)

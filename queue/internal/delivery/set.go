@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"iter"
+	"maps"
 	"math/bits"
 	"slices"
 )
@@ -160,28 +161,31 @@ func (s *Set) Covers(first, end uint64) bool {
 // Ranges yields the settled ranges above the floor, in order, as [first, end).
 func (s *Set) Ranges() iter.Seq2[uint64, uint64] {
 	return func(yield func(first, end uint64) bool) {
-		keys := make([]uint64, 0, len(s.pages))
-		for key := range s.pages {
-			keys = append(keys, key)
-		}
-		slices.Sort(keys)
 		var first, end uint64
-		for _, key := range keys {
-			for o := max(key*pageBits, s.floor); o < (key+1)*pageBits; o++ {
-				if !s.Has(o) {
-					continue
-				}
-				if o != end && end > first && !yield(first, end) {
-					return
-				}
-				if o != end {
-					first = o
-				}
-				end = o + 1
+		for o := range s.settled() {
+			if o != end && end > first && !yield(first, end) {
+				return
 			}
+			if o != end {
+				first = o
+			}
+			end = o + 1
 		}
 		if end > first {
 			yield(first, end)
+		}
+	}
+}
+
+// settled yields the settled offsets above the floor, in order.
+func (s *Set) settled() iter.Seq[uint64] {
+	return func(yield func(uint64) bool) {
+		for _, key := range slices.Sorted(maps.Keys(s.pages)) {
+			for o := max(key*pageBits, s.floor); o < (key+1)*pageBits; o++ {
+				if s.Has(o) && !yield(o) {
+					return
+				}
+			}
 		}
 	}
 }
