@@ -53,7 +53,13 @@ Exit codes: 0 stopped or finished, 1 failed at run time, 2 configuration or usag
 		Example: "  linkspan run pipeline.yaml\n  linkspan run pipelines/ --data /var/lib/linkspan\n" +
 			"  linkspan run pipelines/ --admin 0.0.0.0:5480 --admin-cert tls.crt --admin-key tls.key",
 		Args: needs("the path of a pipeline or a folder"),
-		RunE: func(cmd *cobra.Command, args []string) error { return runPipelines(cmd.Context(), args, f, io) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			err := runPipelines(cmd.Context(), args, f, io)
+			if errors.Is(err, context.Canceled) && cmd.Context().Err() != nil {
+				return nil // a signal during the start
+			}
+			return err
+		},
 	}
 	cmd.Flags().StringVar(&f.data, "data", defaultData, "directory of the queue and of the connectors' state")
 	cmd.Flags().StringVar(&f.keys, "keys", "", "file with the master key of masks, 64 hexadecimal digits (default: DATA/keys, made at the first run)")
@@ -196,7 +202,10 @@ func openQueue(ctx context.Context, dir string, logger *slog.Logger) (queue.Engi
 	if errors.Is(err, queue.ErrLocked) {
 		return nil, &exitError{exitEnvironment, fmt.Sprintf("the data directory %s is in use by another linkspan; stop it, or choose another directory with --data", dir)}
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return nil, err
+	case err != nil:
 		return nil, &exitError{exitEnvironment, fmt.Sprintf("open the queue in %s: %v", dir, err)}
 	}
 	return q, nil
@@ -227,7 +236,10 @@ func listenAdmin(ctx context.Context, f runFlags, q queue.Engine, logger *slog.L
 		o.TLS = &tlsconf.Server{Cert: f.adminCert, Key: f.adminKey}
 	}
 	s, err := console.Listen(ctx, o)
-	if err != nil {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return nil, err
+	case err != nil:
 		return nil, &exitError{exitEnvironment, fmt.Sprintf("admin server: %v", err)}
 	}
 	return &adminServer{s}, nil

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+const webPipeline = `pipeline: p
+in:
+  web:
+    http: {listen: 127.0.0.1:0, path: /}
+out:
+  disk:
+    file: {path: out.ndjson}
+`
+
+// A signal stops a run without failure, however early it comes.
+func TestAStopDuringTheStartIsNoFailure(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "p.yaml")
+	if err := os.WriteFile(name, []byte(webPipeline), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, after := range []time.Duration{0, time.Millisecond, 3 * time.Millisecond, 10 * time.Millisecond, 30 * time.Millisecond} {
+		ctx, cancel := context.WithCancel(t.Context())
+		timer := time.AfterFunc(after, cancel)
+		if after == 0 {
+			cancel()
+		}
+		var out, log bytes.Buffer
+		data := filepath.Join(dir, "data")
+		code := execute(ctx, []string{"run", name, "--data", data, "--admin", "127.0.0.1:0"}, stdio{in: strings.NewReader(""), out: &out, err: &log, start: time.Now()})
+		timer.Stop()
+		cancel()
+		if code != exitOK {
+			t.Errorf("stopped after %v: exit code %d: %s", after, code, log.String())
+		}
+		if exists(filepath.Join(data, "admin")) {
+			t.Errorf("stopped after %v: the admin file is left", after)
+		}
+	}
+}
