@@ -170,7 +170,7 @@ func (s *source) outcome(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		s.set("stopped")
-		return nil
+		return nil //nolint:nilerr // a stop is no failure
 	case errors.Is(err, connectors.ErrEnd):
 		s.log.LogAttrs(ctx, slog.LevelInfo, "the input has ended")
 		s.set("ended")

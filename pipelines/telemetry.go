@@ -117,7 +117,7 @@ func (t *telemetry) lane(ctx context.Context, units []*unit) (context.Context, f
 	first := trace.ContextWithRemoteSpanContext(ctx, links[0].SpanContext)
 	ctx, span := t.tracer.Start(first, "process "+t.pipeline, trace.WithLinks(links...),
 		trace.WithAttributes(attribute.Int("messaging.batch.message_count", len(units))), t.attributes("queue"))
-	return ctx, func() { span.End() } //nolint:spancheck // the caller ends it
+	return ctx, func() { span.End() }
 }
 
 // step runs a step, in a span when its batch has one.
@@ -126,8 +126,9 @@ func (t *telemetry) step(ctx context.Context, s *StepPlan, b *transform.Batch) e
 		return s.step.Apply(ctx, b)
 	}
 	ctx, span := t.tracer.Start(ctx, s.Where.Step, t.attributes(s.Where.Step))
+	defer span.End()
 	err := s.step.Apply(ctx, b)
-	finish(span, err)
+	note(span, err)
 	return err
 }
 
@@ -138,8 +139,12 @@ func (t *telemetry) attributes(component string) trace.SpanStartEventOption {
 // finish ends a span. The text of an error may quote a peer, so only its presence is
 // recorded.
 func finish(span trace.Span, err error) {
+	note(span, err)
+	span.End()
+}
+
+func note(span trace.Span, err error) {
 	if err != nil {
 		span.SetStatus(codes.Error, "not taken")
 	}
-	span.End()
 }
