@@ -107,9 +107,14 @@ func (l *lane) storeDead(ctx context.Context) {
 
 func (l *lane) logDead(ctx context.Context, d *deadLetter) {
 	h := d.msg.Headers
-	l.run.log.LogAttrs(ctx, slog.LevelWarn, "dead letter",
+	attrs := []slog.Attr{
 		slog.String("code", d.code), slog.String("step", h.Text(headerStep)), slog.String("reason", h.Text(headerText)),
-		slog.String("at", h.Text(headerFile)+":"+h.Text(headerLine)), slog.Uint64("offset", d.unit.record.Offset))
+		slog.Uint64("offset", d.unit.record.Offset),
+	}
+	if file := h.Text(headerFile); file != "" {
+		attrs = append(attrs, slog.String("at", file+":"+h.Text(headerLine)))
+	}
+	l.run.log.LogAttrs(ctx, slog.LevelWarn, "dead letter", attrs...)
 }
 
 // DeadLetter is one entry of a pipeline's dead letters.
