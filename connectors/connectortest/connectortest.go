@@ -9,6 +9,7 @@
 package connectortest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -170,6 +171,17 @@ func (p *pipeline) wait(t *testing.T, what string, done func([]message.Message) 
 			t.Fatalf("%s: %d messages arrived", what, len(p.all()))
 		}
 	}
+}
+
+// only returns the messages that numbered made with prefix. Others may be there: what
+// an earlier source could not acknowledge comes again.
+func only(got []message.Message, prefix string) (out []message.Message) {
+	for _, m := range got {
+		if bytes.HasPrefix(m.Payload, []byte(`"`+prefix+`-`)) {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 func atLeast(n int) func([]message.Message) bool {

@@ -227,7 +227,9 @@ func (s *Source) slow(t *testing.T, _ Features) {
 	s.running(t, p)
 	ms := numbered("slow", 200)
 	s.send(t, ms...)
-	got := p.wait(t, "with a slow pipeline", atLeast(len(ms)))
+	got := only(p.wait(t, "with a slow pipeline", func(got []message.Message) bool {
+		return len(only(got, "slow")) >= len(ms)
+	}), "slow")
 	for i := range ms {
 		if !bytes.Equal(got[i].Payload, ms[i].Payload) {
 			t.Fatalf("%s came in place of %s", got[i].Payload, ms[i].Payload)
@@ -239,7 +241,7 @@ func (s *Source) stops(t *testing.T, _ Features) {
 	p := newPipeline(nil)
 	stop := s.running(t, p)
 	s.send(t, numbered("before", 3)...)
-	p.wait(t, "before the stop", atLeast(3))
+	p.wait(t, "before the stop", func(got []message.Message) bool { return len(only(got, "before")) >= 3 })
 	start := time.Now()
 	stop()
 	if d := time.Since(start); d > 5*time.Second {
@@ -252,7 +254,7 @@ func (s *Source) stops(t *testing.T, _ Features) {
 	again := newPipeline(nil)
 	s.running(t, again)
 	s.send(t, numbered("after", 3)...)
-	again.wait(t, "after the restart", atLeast(3))
+	again.wait(t, "after the restart", func(got []message.Message) bool { return len(only(got, "after")) >= 3 })
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.calls != calls {

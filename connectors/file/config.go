@@ -97,7 +97,7 @@ func duplicate(names []string) (name string, twice bool) {
 // SinkConfig is what a user writes under `file:` of an output. Each payload becomes
 // one line.
 type SinkConfig struct {
-	// Path is the file. It is made when it does not exist; its folder is not.
+	// Path is the file. It is made, with its folder, when it does not exist.
 	Path string `yaml:"path,required"`
 	// Rotate renames a full or old file and begins a new one.
 	Rotate Rotate `yaml:"rotate"`
