@@ -56,7 +56,7 @@ Exit codes: 0 stopped or finished, 1 failed at run time, 2 configuration or usag
 		RunE: func(cmd *cobra.Command, args []string) error {
 			err := runPipelines(cmd.Context(), args, f, io)
 			if errors.Is(err, context.Canceled) && cmd.Context().Err() != nil {
-				return nil // a signal during the start
+				err = nil // a signal during the start
 			}
 			return err
 		},
