@@ -149,7 +149,7 @@ func (s *sink) sendChain(ctx context.Context, b *message.Batch, chain []int, err
 		}
 		errs[i] = err
 		for _, j := range chain[n+1:] {
-			errs[j] = message.Unavailable(errors.New("an earlier message of the same key was not sent"))
+			errs[j] = message.ErrBehind
 		}
 		return
 	}
