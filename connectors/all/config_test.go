@@ -1,0 +1,73 @@
+package all
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/linkspan/linkspan/internal/config"
+)
+
+// Each line is what stands under `in:` or `out:`; want is a part of the problem, or
+// empty when there is none.
+func TestConfigurations(t *testing.T) {
+	for _, c := range []struct{ yaml, want string }{
+		{`in: {http: {listen: "127.0.0.1:8080", path: /orders}}`, ""},
+		{`in: {http: {listen: "127.0.0.1:8080", path: /orders/*, auth: {bearer: x}, tls: {cert: a, key: b, client_ca: c}, content_types: [text/*], methods: [POST, PUT]}}`, ""},
+		{`in: {http: {listen: "8080", path: /orders}}`, "not an address"},
+		{`in: {http: {listen: ":8080", path: orders}}`, "not a path"},
+		{`in: {http: {listen: ":8080", path: /a, auth: {}}}`, "exactly one"},
+		{`in: {http: {listen: ":8080", path: /a, methods: post}}`, "not a method"},
+		{`in: {http: {listen: ":8080"}}`, `"path" is missing`},
+		{`out: {http: {url: "https://host/x", headers: {X-A: v, X-B: {expr: payload.a}}, auth: {basic: {user: u, password: p}}, tls: {ca: a}}}`, ""},
+		{`out: {http: {url: "https://u:p@host/x"}}`, "do not belong"},
+		{`out: {http: {url: "ftp://host/x"}}`, "only http and https"},
+		{`out: {http: {url: "http://host/x", headers: {Content-Length: "3"}}}`, "cannot be set"},
+		{`out: {http: {url: "https://host/x", tls: {insecure_skip_verify: true}}}`, "not verified"},
+		{`in: {mqtt: {listen: "127.0.0.1:1883", topics: orders/#, auth: {users: {a: b}}, tls: {cert: a, key: b}}}`, ""},
+		{`in: {mqtt: {listen: "127.0.0.1:1883", topics: [a], qos: 1}}`, "qos is for"},
+		{`in: {mqtt: {listen: "127.0.0.1:1883", topics: [a], tls: {ca: x}}}`, "certificate and its key"},
+		{`in: {mqtt: {topics: [a]}}`, "exactly one of listen and connect"},
+		{`in: {mqtt: {connect: "mqtts://h", topics: ["a/+/#"], qos: 2, version: 3.1.1, clean_start: true, auth: {user: u, password: p}, tls: {ca: x}}}`, ""},
+		{`in: {mqtt: {connect: "mqtt://h:1", topics: ["a#"]}}`, "not a topic filter"},
+		{`in: {mqtt: {connect: "mqtt://h:1", topics: [a], version: 4}}`, "not a version"},
+		{`in: {mqtt: {connect: "mqtt://h:1", topics: [a], qos: 3}}`, "not a quality"},
+		{`in: {mqtt: {connect: "mqtt://h:1", topics: [a], tls: {ca: x}}}`, "no effect"},
+		{`out: {mqtt: {connect: "mqtt://h:1", topic: a/b}}`, ""},
+		{`out: {mqtt: {connect: "mqtt://h:1", topic: {expr: payload.x}}}`, ""},
+		{`out: {mqtt: {connect: "mqtt://h:1", topic: a/#}}`, "not a topic"},
+		{`in: {file: {path: x}}`, ""},
+		{`in: {file: {path: x, format: csv, delimiter: "\t", columns: [a, b], from: end, follow: false}}`, ""},
+		{`in: {file: {path: x, format: cvs}}`, "did you mean `csv`"},
+		{`in: {file: {path: x, format: csv, delimiter: ";;"}}`, "not a delimiter"},
+		{`out: {file: {path: x, rotate: {bytes: 100MiB, every: 24h, keep: 10}}}`, ""},
+		{`in: {stdio: {}}`, ""},
+		{`out: {stdio: {}}`, ""},
+		{`in: {generate: {count: 10, rate: 100/s, template: order, seed: 3}}`, ""},
+		{`in: {generate: {rate: fast}}`, "not a rate"},
+		{`in: {generate: {template: odrer}}`, "did you mean `order`"},
+	} {
+		var r config.Report
+		f := config.Parse("x.yaml", []byte(c.yaml), config.Lookup{}, &r)
+		if f == nil {
+			t.Fatalf("%s: %v", c.yaml, r.Problems())
+		}
+		end := f.Root().Fields()[0]
+		protocol := end.Value.Fields()[0]
+		for _, s := range Specs() {
+			switch {
+			case s.Name != protocol.Name:
+			case end.Name == "in":
+				s.Source.Decode(protocol.Value, &r)
+			default:
+				s.Sink.Decode(protocol.Value, &r)
+			}
+		}
+		var text strings.Builder
+		for _, p := range r.Problems() {
+			text.WriteString(p.Text() + "\n")
+		}
+		if c.want == "" && text.Len() > 0 || !strings.Contains(text.String(), c.want) {
+			t.Errorf("%s\nwant %q, got:\n%s", c.yaml, c.want, text.String())
+		}
+	}
+}
