@@ -26,6 +26,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/linkspan/linkspan/internal/console"
+	"github.com/linkspan/linkspan/internal/run"
 )
 
 var update = flag.Bool("update", false, "write what the command printed into the scripts")
@@ -49,7 +50,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"freeaddr": freeAddress, "occupy": occupy, "ready": waitReady, "reachable": waitReachable,
-			"haslines": waitLines, "get": get, "exits": exits, "flip": flip, "terminate": terminate, "certificate": certificate,
+			"haslines": waitLines, "get": get, "exits": exits, "flip": flip, "terminate": terminate, "certificate": certificate, "silent": silent, "until": waitGet,
 		},
 	})
 }
@@ -215,4 +216,27 @@ func certificate(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
+}
+
+// silent: silent VAR listens on an address, accepts, and never answers.
+func silent(ts *testscript.TestScript, _ bool, args []string) {
+	ln := listen(ts)
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })}
+	g := run.NewGroup(context.Background())
+	g.Go("silent server", func(context.Context) error { _ = server.Serve(ln); return nil })
+	ts.Defer(func() {
+		_ = server.Close()
+		_ = g.Wait()
+	})
+	ts.Setenv(args[0], ln.Addr().String())
+}
+
+// waitGet: until URL CODE TEXT waits until URL answers with this status and text.
+func waitGet(ts *testscript.TestScript, _ bool, args []string) {
+	code, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	until(ts, strings.Join(args, " "), func(ctx context.Context) bool {
+		got, body, err := fetch(ctx, args[0], "")
+		return err == nil && got == code && strings.Contains(body, args[2])
+	})
 }
