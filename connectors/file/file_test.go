@@ -309,10 +309,12 @@ func TestSinkAppendsAndCutsATornLine(t *testing.T) {
 	if err := s.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	err := s.Handle(t.Context(), payloads("a", "{\n}", "x\ny"))
+	b := payloads("a", "{\n}", "x\ny", "after", "other")
+	b.Messages[2].Key, b.Messages[3].Key, b.Messages[4].Key = []byte("k"), []byte("k"), []byte("l")
+	err := s.Handle(t.Context(), b)
 	var p *message.PartialError
 	var reason *message.Reason
-	if !errors.As(err, &p) || len(p.Failed) != 1 || !errors.As(p.Failed[0].Err, &reason) || reason.Code != "LS4301" {
+	if !errors.As(err, &p) || len(p.Failed) != 2 || !errors.As(p.Failed[0].Err, &reason) || reason.Code != "LS4301" || !errors.Is(p.Failed[1].Err, message.ErrBehind) {
 		t.Errorf("got %v", err)
 	}
 	for range 2 {
@@ -321,7 +323,7 @@ func TestSinkAppendsAndCutsATornLine(t *testing.T) {
 		}
 	}
 	data, _ := os.ReadFile(path)
-	if string(data) != "whole\na\n{}\n" {
+	if string(data) != "whole\na\n{}\nother\n" {
 		t.Errorf("got %q", data)
 	}
 }

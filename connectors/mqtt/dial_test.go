@@ -243,6 +243,22 @@ func TestSinkRefusals(t *testing.T) {
 	}
 }
 
+// After a refusal the later messages of the same key wait.
+func TestSinkKeepsOrderAfterARefusal(t *testing.T) {
+	_, addr := startBroker(t, "")
+	s := newTestSink(t, addr, nil)
+	b := numbered(5)
+	for i := range b.Messages {
+		b.Messages[i].Key = []byte{byte('a' + i%2)}
+	}
+	b.Messages[1].Headers = message.Headers{{Name: "x", Value: message.String("\x00")}}
+	err := s.Handle(t.Context(), b)
+	var p *message.PartialError
+	if !errors.As(err, &p) || len(p.Failed) != 2 || p.Failed[0].Index != 1 || p.Failed[1].Index != 3 || !errors.Is(p.Failed[1].Err, message.ErrBehind) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // A connection that is lost makes messages wait, and the next call connects again.
 func TestSinkReconnects(t *testing.T) {
 	server, addr := startBroker(t, "")

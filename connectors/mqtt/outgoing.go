@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/linkspan/linkspan/connectors/internal/lines"
 	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
 )
@@ -30,6 +31,7 @@ type outgoing struct {
 type flight struct {
 	call  *call
 	index int
+	key   []byte
 }
 
 // call is one batch on its way. The outgoing's lock guards it.
@@ -38,6 +40,10 @@ type call struct {
 	errs    []error
 	left    int
 	done    chan struct{}
+	// refused are the keys of messages that failed.
+	refused lines.Keys
+	// over: Handle has returned, and the keys belong to its caller again.
+	over bool
 }
 
 func newCall(n int) *call {
@@ -57,6 +63,7 @@ func (c *call) settle(i int, err error) {
 
 // result is what Handle returns. What is not settled fails with err.
 func (c *call) result(err error) error {
+	c.over = true
 	var p message.PartialError
 	for i := range c.errs {
 		switch {
@@ -134,8 +141,12 @@ func (o *outgoing) acknowledged(kind byte, id uint16, reason byte) error {
 	o.mu.Lock()
 	f, known := o.flights[id]
 	free := kind != kindPubrec || reason >= reasonUnspecified
-	if known && f.call != nil {
-		f.call.settle(f.index, verdict(reason))
+	if known && !f.call.over {
+		err := verdict(reason)
+		f.call.settle(f.index, err)
+		if err != nil {
+			f.call.refused.Add(f.key)
+		}
 	}
 	if known && free {
 		delete(o.flights, id)
@@ -152,6 +163,24 @@ func (o *outgoing) acknowledged(kind byte, id uint16, reason byte) error {
 	default:
 		return o.link.send(appendAck(nil, o.link.version, kindPubrel, id, reasonUnknownID))
 	}
+}
+
+// behind settles a message that has to wait for an earlier one of its key.
+func (o *outgoing) behind(c *call, i int, key []byte) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !c.refused.Has(key) {
+		return false
+	}
+	c.settle(i, message.ErrBehind)
+	return true
+}
+
+// refuse notes the key of a message that was not published.
+func (o *outgoing) refuse(c *call, key []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c.refused.Add(key)
 }
 
 // verdict says what the broker's reason means for the message.

@@ -87,8 +87,8 @@ func (s *sink) connected(ctx context.Context) (*outgoing, error) {
 }
 
 // Handle implements message.Handler. Messages are published in the order of the
-// batch, without waiting for one another; one that the broker refuses and that is
-// tried again comes after those behind it.
+// batch, without waiting for one another. After a refusal the later ones of the same
+// key are held back, except those that are under way to the broker when it refuses.
 func (s *sink) Handle(ctx context.Context, b *message.Batch) error {
 	out, err := s.connected(ctx)
 	if err != nil {
@@ -149,14 +149,18 @@ func (s *sink) publish(ctx context.Context, out *outgoing, c *call, b *message.B
 	for i := range b.Messages {
 		m := &b.Messages[i]
 		p := publication{qos: byte(s.cfg.QoS), retain: s.cfg.Retain, topic: []byte(s.cfg.Topic.Value(m.Options)), payload: m.Payload}
+		if out.behind(c, i, m.Key) {
+			continue
+		}
 		var refusal error
 		if box.props, refusal = s.encode(&p, box.props[:0], m, out, now); refusal != nil {
 			out.settle(c, i, refusal)
+			out.refuse(c, m.Key)
 			continue
 		}
 		if p.qos > 0 {
 			var err error
-			if p.id, err = box.id(ctx, flight{c, i}); err != nil {
+			if p.id, err = box.id(ctx, flight{c, i, m.Key}); err != nil {
 				return err
 			}
 		}

@@ -132,12 +132,37 @@ func TrimEnd(line []byte) []byte {
 	return bytes.TrimSuffix(line, []byte("\r"))
 }
 
+// Keys is a set of ordering keys. The zero value is empty.
+type Keys map[string]struct{}
+
+// Has reports whether key is in the set. A message without a key never is.
+func (k Keys) Has(key []byte) bool {
+	_, ok := k[string(key)]
+	return ok && key != nil
+}
+
+// Add puts a key into the set; nil, which orders nothing, is left out.
+func (k *Keys) Add(key []byte) {
+	if key == nil {
+		return
+	}
+	if *k == nil {
+		*k = Keys{}
+	}
+	(*k)[string(key)] = struct{}{}
+}
+
 // Append writes each payload as one line. A payload with a line break is written
 // compact when it is JSON, where the break means nothing, and refused when it is
-// not.
+// not. Later messages of the same key then wait.
 func Append(buf *bytes.Buffer, b *message.Batch) (failed []message.Failed) {
+	var refused Keys
 	for i := range b.Messages {
 		payload := b.Messages[i].Payload
+		if refused.Has(b.Messages[i].Key) {
+			failed = append(failed, message.Failed{Index: i, Err: message.ErrBehind})
+			continue
+		}
 		if bytes.IndexByte(payload, '\n') < 0 {
 			buf.Write(payload)
 			buf.WriteByte('\n')
@@ -146,6 +171,7 @@ func Append(buf *bytes.Buffer, b *message.Batch) (failed []message.Failed) {
 		size := buf.Len()
 		if err := json.Compact(buf, payload); err != nil {
 			buf.Truncate(size)
+			refused.Add(b.Messages[i].Key)
 			failed = append(failed, message.Failed{Index: i, Err: &message.Reason{
 				Code: "LS4301", Text: "the payload has a line break and is not JSON, so it cannot be one line",
 			}})
