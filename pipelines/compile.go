@@ -165,7 +165,11 @@ func (c *planner) schemaProblems(n config.Node, err error) {
 		return
 	}
 	for _, p := range many {
-		c.report.Errorf(n, p.Code, p.Fix, "%s#%s: %s", p.File, p.Pointer, p.What)
+		fix := p.Fix
+		if fix == "" && p.Code == schemas.CodeRead {
+			fix = "check the path; it is relative to the folder of the pipeline's file"
+		}
+		c.report.Errorf(n, p.Code, fix, "%s#%s: %s", p.File, p.Pointer, p.What)
 	}
 }
 

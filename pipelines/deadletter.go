@@ -105,7 +105,15 @@ func (l *lane) storeDead(ctx context.Context) {
 	l.dead = l.dead[:0]
 }
 
+// logDead writes one line a second at most, because a broken sender must not fill the
+// log; the dead letters themselves are all there to be listed.
 func (l *lane) logDead(ctx context.Context, d *deadLetter) {
+	now := time.Now()
+	if now.Sub(l.logged) < time.Second {
+		l.unlogged++
+		return
+	}
+	l.logged = now
 	h := d.msg.Headers
 	attrs := []slog.Attr{
 		slog.String("code", d.code), slog.String("step", h.Text(headerStep)), slog.String("reason", h.Text(headerText)),
@@ -113,6 +121,10 @@ func (l *lane) logDead(ctx context.Context, d *deadLetter) {
 	}
 	if file := h.Text(headerFile); file != "" {
 		attrs = append(attrs, slog.String("at", file+":"+h.Text(headerLine)))
+	}
+	if l.unlogged > 0 {
+		attrs = append(attrs, slog.Int("not_logged_before", l.unlogged))
+		l.unlogged = 0
 	}
 	l.run.log.LogAttrs(ctx, slog.LevelWarn, "dead letter", attrs...)
 }

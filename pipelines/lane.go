@@ -25,6 +25,9 @@ type lane struct {
 	dead    []deadLetter
 	retries []retry
 	ready   []*unit
+	// logged is when a dead letter was last logged, unlogged how many were not since.
+	logged   time.Time
+	unlogged int
 }
 
 // outgoing is a part that is tried again.

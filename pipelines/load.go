@@ -89,6 +89,7 @@ func Load(paths []string, reg Registry, lookup config.Lookup, r *config.Report) 
 
 func (s *Settings) read(n config.Node, reg *Registry, r *config.Report) {
 	config.Decode(n, s, r)
+	s.Telemetry.check(n.Get("telemetry"), r)
 	if s.Keys.IsZero() {
 		return
 	}
@@ -98,6 +99,15 @@ func (s *Settings) read(n config.Node, reg *Registry, r *config.Report) {
 		return
 	}
 	reg.Keys = source
+}
+
+func (t *TelemetrySettings) check(n config.Node, r *config.Report) {
+	if u := t.OTLP.URL(); u != nil && u.Scheme != "http" && u.Scheme != "https" {
+		r.Errorf(n.Get("otlp"), "LS1115", "write the address of an OTLP/HTTP receiver, such as http://localhost:4318", "traces are exported over http or https, not %s", u.Scheme)
+	}
+	if t.Sample != nil && (*t.Sample < 0 || *t.Sample > 1) {
+		r.Errorf(n.Get("sample"), "LS1115", "write a share, such as 0.1", "sample must be between 0 and 1")
+	}
 }
 
 // expand lists the YAML files of folders, not of folders in them.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/linkspan/linkspan/message"
@@ -141,15 +142,21 @@ func (e *Engine) moveDead(ctx context.Context, name string, numbers []uint64, f 
 	if err != nil {
 		return 0, err
 	}
+	if len(numbers) == 0 {
+		return 0, nil
+	}
 	wanted := map[uint64]bool{}
 	for _, n := range numbers {
 		wanted[n] = true
 	}
 	pub := queue.TxPublish{Topic: r.topic}
 	ack := queue.TxAck{Subscription: r.operator}
-	for rec, err := range r.dead.Browse(ctx, 0) {
+	for rec, err := range r.dead.Browse(ctx, slices.Min(numbers)) {
 		if err != nil {
 			return 0, err
+		}
+		if len(ack.Offsets) == len(wanted) {
+			break
 		}
 		if !wanted[rec.Offset] {
 			continue

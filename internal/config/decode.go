@@ -32,6 +32,7 @@ func decodeStruct(n Node, v reflect.Value, r *Report) {
 		index, ok := fieldByKey(v.Type(), f.Name)
 		if !ok {
 			r.Errorf(f.Key, "LS1104", Suggest(f.Name, known), "unknown key %q", f.Name)
+			present[nearest(f.Name, known)] = true // one mistake, one problem
 			continue
 		}
 		present[f.Name] = true

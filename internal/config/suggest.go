@@ -8,13 +8,7 @@ import (
 // Suggest returns what to write instead of an unknown name: the nearest known one,
 // or all of them when none is near.
 func Suggest(name string, known []string) string {
-	best, distance := "", 1+max(len(name)/3, 1)
-	for _, k := range known {
-		if d := editDistance(strings.ToLower(name), strings.ToLower(k)); d < distance {
-			best, distance = k, d
-		}
-	}
-	if best != "" {
+	if best := nearest(name, known); best != "" {
 		return "did you mean `" + best + "`?"
 	}
 	sorted := slices.Sorted(slices.Values(known))
@@ -25,6 +19,17 @@ func Suggest(name string, known []string) string {
 		return "known names include: " + strings.Join(sorted[:16], ", ") + ", …"
 	}
 	return "known names: " + strings.Join(sorted, ", ")
+}
+
+// nearest returns the known name that was probably meant, or "".
+func nearest(name string, known []string) string {
+	best, distance := "", 1+max(len(name)/3, 1)
+	for _, k := range known {
+		if d := editDistance(strings.ToLower(name), strings.ToLower(k)); d < distance {
+			best, distance = k, d
+		}
+	}
+	return best
 }
 
 // editDistance counts insertions, deletions, substitutions and swaps of neighbours.
