@@ -47,8 +47,25 @@ type testBroker struct {
 }
 
 // publish passes a message to the subscribers and waits until they have acknowledged
-// it: this broker can lock up when a publish meets an acknowledgement.
+// it: this broker can lock up when a publish meets an acknowledgement. It also loses
+// what meets a client that comes back, so such a message is published again.
 func (b *testBroker) publish(topic string, payload []byte) error {
+	for {
+		before := b.Clients.GetAll()
+		if err := b.publishOnce(topic, payload); err != nil {
+			return err
+		}
+		came := false
+		for id, c := range b.Clients.GetAll() {
+			came = came || before[id] != c || c.Closed()
+		}
+		if !came {
+			return nil
+		}
+	}
+}
+
+func (b *testBroker) publishOnce(topic string, payload []byte) error {
 	if err := b.Publish(topic, payload, false, 1); err != nil {
 		return err
 	}
