@@ -104,7 +104,7 @@ type SourceSpec struct {
 	Traits Traits
 	// Config is the zero configuration struct, for the reference and the editor schema.
 	Config any
-	decode func(config.Node, *config.Report) func(Env) (Source, error)
+	decode func(config.Node, *config.Report) (func(Env) (Source, error), any)
 }
 
 // SinkSpec builds sinks.
@@ -121,6 +121,18 @@ type Checker interface {
 	Check(n config.Node, r *config.Report)
 }
 
+// Traited is a configuration that changes what its end can do, such as QoS 0.
+type Traited interface {
+	Traits(t Traits) Traits
+}
+
+func traits(t Traits, c any) Traits {
+	if own, ok := c.(Traited); ok {
+		return own.Traits(t)
+	}
+	return t
+}
+
 // SourceOf describes the source end of a connector with configuration type C.
 // Defaults returns the configuration that YAML is decoded over; build makes a source
 // without side effects.
@@ -128,9 +140,9 @@ func SourceOf[C any](t Traits, defaults func() C, build func(C, Env) (Source, er
 	return &SourceSpec{
 		Traits: t,
 		Config: defaults(),
-		decode: func(n config.Node, r *config.Report) func(Env) (Source, error) {
+		decode: func(n config.Node, r *config.Report) (func(Env) (Source, error), any) {
 			c := decodeInto(n, defaults(), r)
-			return func(e Env) (Source, error) { return build(*c, e) }
+			return func(e Env) (Source, error) { return build(*c, e) }, c
 		},
 	}
 }
@@ -156,16 +168,18 @@ func decodeInto[C any](n config.Node, c C, r *config.Report) *C {
 	return &c
 }
 
-// Decode reads the source's YAML and returns what builds it.
-func (s *SourceSpec) Decode(n config.Node, r *config.Report) func(Env) (Source, error) {
-	return s.decode(n, r)
+// Decode reads the source's YAML and returns what builds it, and what it can do.
+func (s *SourceSpec) Decode(n config.Node, r *config.Report) (func(Env) (Source, error), Traits) {
+	build, c := s.decode(n, r)
+	return build, traits(s.Traits, c)
 }
 
-// Decode reads the sink's YAML and returns what builds it, and the computed
-// options that it found. The compiler sets their Index before it calls the builder.
-func (s *SinkSpec) Decode(n config.Node, r *config.Report) (func(Env) (Sink, error), []*config.Option) {
+// Decode reads the sink's YAML and returns what builds it, what it can do, and the
+// computed options that it found. The compiler sets their Index before it calls the
+// builder.
+func (s *SinkSpec) Decode(n config.Node, r *config.Report) (func(Env) (Sink, error), Traits, []*config.Option) {
 	build, c := s.decode(n, r)
-	return build, options(reflect.ValueOf(c).Elem(), nil)
+	return build, traits(s.Traits, c), options(reflect.ValueOf(c).Elem(), nil)
 }
 
 // options finds every config.Option with an expression in a configuration.

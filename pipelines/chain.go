@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/linkspan/linkspan/internal/jsonscan"
 	"github.com/linkspan/linkspan/message"
@@ -38,7 +39,7 @@ type sinkBench struct {
 	options []string
 }
 
-func (b *bench) reset(units []*unit, p *Plan) {
+func (b *bench) reset(units []*unit, p *Plan, now time.Time) {
 	for len(b.works) < len(units) {
 		b.works = append(b.works, &work{})
 	}
@@ -47,11 +48,19 @@ func (b *bench) reset(units []*unit, p *Plan) {
 		w := b.works[i]
 		w.unit, w.dest = u, nil
 		w.item.Reset(&u.record.Message, p.paths)
-		if u.refused != nil {
+		switch {
+		case u.refused != nil:
 			w.item.Fail(u.refused)
+		case u.record.Message.Expired(now):
+			w.item.Fail(expired())
 		}
 		b.batch.Items = append(b.batch.Items, &w.item)
 	}
+}
+
+// expired is the reason of a message that waited longer than its sender allowed.
+func expired() *message.Reason {
+	return &message.Reason{Code: "LS2503", Step: "delivery", Text: "the message expired before it could be delivered", Permanent: true}
 }
 
 // transform runs the sources' steps, the pipeline's steps and the route over the
@@ -177,7 +186,7 @@ func (s *sinkBench) prepare(ctx context.Context, p *SinkPlan, t *telemetry) erro
 		}
 		m := it.Message
 		m.Payload = it.Payload()
-		m.Headers = s.selectHeaders(m.Headers, p)
+		m.Headers = s.selectHeaders(&m, p)
 		m.Options = s.options[first:len(s.options):len(s.options)]
 		m.Origin = s.owners[i]
 		s.out.Messages = append(s.out.Messages, m)
@@ -202,14 +211,16 @@ func (s *sinkBench) computeOptions(it *transform.Item, p *SinkPlan) error {
 
 // selectHeaders keeps the headers that may leave: those that the sink lists, those
 // that a set wrote, and the trace context.
-func (s *sinkBench) selectHeaders(all message.Headers, p *SinkPlan) message.Headers {
+func (s *sinkBench) selectHeaders(m *message.Message, p *SinkPlan) message.Headers {
+	all := m.Headers
 	if len(all) == 0 {
 		return nil
 	}
+	written := p.written[m.Source]
 	first := len(s.headers)
 	for i := range all {
 		name := all[i].Name
-		if name == "traceparent" || name == "tracestate" || slices.Contains(p.written, name) || slices.Contains(p.Headers, name) {
+		if name == "traceparent" || name == "tracestate" || slices.Contains(written, name) || slices.Contains(p.Headers, name) {
 			s.headers = append(s.headers, all[i])
 		}
 	}

@@ -292,13 +292,13 @@ func (c *planner) compileSource(f config.Field) *schemas.Type {
 	at := f.Key.Position()
 	s := SourcePlan{Name: f.Name}
 	sc := c.stepCompiler(nil, c.paths)
-	connector, node := c.endpoint(f, []string{"as", "steps"})
+	connector, node := c.endpoint(f, []string{"as", "steps"}, func(s connectors.Spec) bool { return s.Source != nil })
 	if connector.Name != "" {
 		if connector.Source == nil {
 			c.report.Errorf(f.Value, "LS1325", "use it under out", "%s cannot be a source", connector.Name)
 		} else {
-			s.Connector, s.Traits = connector.Name, connector.Source.Traits
-			s.build = connector.Source.Decode(node, c.report)
+			s.Connector = connector.Name
+			s.build, s.Traits = connector.Source.Decode(node, c.report)
 		}
 	}
 	if as := f.Value.Get("as"); !as.IsZero() {
@@ -314,20 +314,24 @@ func (c *planner) compileSource(f config.Field) *schemas.Type {
 		c.untyped = append(c.untyped, f)
 	}
 	s.Steps = append(s.Steps, c.compileSteps(f.Value.Get("steps"), "in."+f.Name+".steps", sc)...)
+	s.written, c.written = c.written, nil
 	c.scans = c.scans || sc.Payload
 	c.plan.Sources = append(c.plan.Sources, s)
 	return sc.Scope.Payload
 }
 
 // endpoint finds the connector among the keys of an input or output.
-func (c *planner) endpoint(f config.Field, others []string) (connectors.Spec, config.Node) {
+func (c *planner) endpoint(f config.Field, others []string, fits func(connectors.Spec) bool) (connectors.Spec, config.Node) {
 	if !regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$`).MatchString(f.Name) || f.Name == routing.DeadLetter {
 		c.report.Errorf(f.Key, "LS1320", "use letters, digits, - and _; dead_letter is reserved", "%q is not a name for an input or output", f.Name)
 	}
-	known := slices.Clone(others)
+	var fitting []string
 	for _, s := range c.reg.Connectors {
-		known = append(known, s.Name)
+		if fits(s) {
+			fitting = append(fitting, s.Name)
+		}
 	}
+	known := append(slices.Clone(others), fitting...)
 	var found connectors.Spec
 	var node config.Node
 	unknown := false
@@ -345,15 +349,7 @@ func (c *planner) endpoint(f config.Field, others []string) (connectors.Spec, co
 		}
 	}
 	if found.Name == "" && !unknown {
-		c.report.Errorf(f.Key, "LS1325", "add one of: "+connectorNames(c.reg), "%s names no connector", f.Value.Path())
+		c.report.Errorf(f.Key, "LS1325", "add one of: "+strings.Join(fitting, ", "), "%s names no connector", f.Value.Path())
 	}
 	return found, node
-}
-
-func connectorNames(r *Registry) string {
-	names := make([]string, len(r.Connectors))
-	for i, s := range r.Connectors {
-		names[i] = s.Name
-	}
-	return strings.Join(names, ", ")
 }

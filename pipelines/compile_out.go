@@ -31,13 +31,13 @@ func (c *planner) compileSink(f config.Field, t *schemas.Type) {
 	paths := &jsonscan.Builder{}
 	sc := c.stepCompiler(t, paths)
 	s := SinkPlan{Name: f.Name}
-	connector, node := c.endpoint(f, []string{"steps", "headers"})
+	connector, node := c.endpoint(f, []string{"steps", "headers"}, func(s connectors.Spec) bool { return s.Sink != nil })
 	s.Steps = c.compileSteps(f.Value.Get("steps"), "out."+f.Name+".steps", sc)
 	if connector.Name != "" {
 		if connector.Sink == nil {
 			c.report.Errorf(f.Value, "LS1325", "use it under in", "%s cannot be a sink", connector.Name)
 		} else {
-			s.Connector, s.Traits = connector.Name, connector.Sink.Traits
+			s.Connector = connector.Name
 			c.compileOptions(&s, connector, node, sc)
 		}
 	}
@@ -52,7 +52,10 @@ func (c *planner) compileSink(f config.Field, t *schemas.Type) {
 			c.report.Errorf(h, "LS1110", "write a list: [x-tenant, x-request-id]", "headers lists the headers that may leave")
 		}
 	}
-	s.Headers, s.written, s.scans = headers.Headers, slices.Clone(c.written), sc.Payload
+	if len(headers.Headers) > 0 && s.Connector != "" && !s.Traits.Headers {
+		c.report.Errorf(f.Value.Get("headers"), "LS1331", "remove it, or set a field of the payload instead", "out.%s (%s) carries no headers", f.Name, s.Connector)
+	}
+	s.Headers, s.written, s.scans = headers.Headers, c.writtenBySource(), sc.Payload
 	set, err := paths.Build()
 	if err != nil {
 		c.report.Errorf(f.Key, "LS1321", "split the sink", "%s", err)
@@ -60,6 +63,16 @@ func (c *planner) compileSink(f config.Field, t *schemas.Type) {
 	}
 	s.paths = set
 	c.plan.Sinks = append(c.plan.Sinks, s)
+}
+
+// writtenBySource lists, for each source, the headers that steps write on its
+// messages before they leave through the sink.
+func (c *planner) writtenBySource() map[string][]string {
+	written := map[string][]string{}
+	for _, s := range c.plan.Sources {
+		written[s.Name] = append(slices.Clone(s.written), c.written...)
+	}
+	return written
 }
 
 func scalarItem(n config.Node) []config.Node {
@@ -70,8 +83,8 @@ func scalarItem(n config.Node) []config.Node {
 }
 
 func (c *planner) compileOptions(s *SinkPlan, connector connectors.Spec, node config.Node, sc *transform.Compiler) {
-	build, options := connector.Sink.Decode(node, c.report)
-	s.build = build
+	build, traits, options := connector.Sink.Decode(node, c.report)
+	s.build, s.Traits = build, traits
 	for i, o := range options {
 		o.Index = i
 		at := o.Expr.Node.Position()

@@ -362,3 +362,28 @@ delivery: {lanes: 1}
 		t.Error(diff)
 	}
 }
+
+// A message that waits longer than its sender allowed becomes a dead letter.
+func TestExpiredMessages(t *testing.T) {
+	f := &fake{input: payloads(`{"n":1}`, `{"n":2}`, `{"n":3}`), sinks: map[string]func(*message.Message) error{}}
+	f.input[0].Expires = time.Now().Add(-time.Second)
+	f.input[1].Expires = time.Now().Add(100 * time.Millisecond)
+	f.sinks["a"] = func(m *message.Message) error {
+		if string(m.Payload) == `{"n":2}` {
+			return message.Unavailable(errors.New("away"))
+		}
+		return nil
+	}
+	dead := runPipeline(t, f, `
+pipeline: p
+in: {i: {fake: {}}}
+out: {a: {fake: {id: a}}}
+delivery: {retry: {backoff: 1ms..10ms}}
+`)
+	if diff := cmp.Diff([]string{`{"n":3}`}, f.got["a"]); diff != "" {
+		t.Error(diff)
+	}
+	if len(dead) != 2 || dead[0].Code != "LS2503" || dead[1].Code != "LS2503" {
+		t.Errorf("dead letters: %+v", dead)
+	}
+}

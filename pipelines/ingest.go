@@ -8,6 +8,7 @@ import (
 	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/queue"
 	"github.com/linkspan/linkspan/schemas"
+	"github.com/linkspan/linkspan/transform/validate"
 )
 
 // reserved is the prefix of headers that linkspan itself writes. A sender's headers
@@ -97,7 +98,7 @@ func (h *ingest) check(m *message.Message) error {
 		return nil
 	}
 	if err := h.schema.ValidateScanned(m.Payload); err != nil {
-		return &message.Reason{Code: "LS2401", Text: err.Error(), Permanent: true}
+		return &message.Reason{Code: validate.Code(err), Text: err.Error(), Permanent: true}
 	}
 	return nil
 }

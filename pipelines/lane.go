@@ -98,13 +98,18 @@ func (l *lane) retryDue(ctx context.Context) {
 		l.resends = make([][]outgoing, len(l.run.sinks))
 	}
 	var follow []*unit
-	for _, u := range l.parking.take(time.Now()) {
+	now := time.Now()
+	for _, u := range l.parking.take(now) {
 		u.parked = false
 		if len(u.parts) == 0 {
 			follow = append(follow, u)
 			continue
 		}
 		for _, p := range u.parts {
+			if u.record.Message.Expired(now) {
+				l.deadLetter(u, expired(), p.sink, p.attempts)
+				continue
+			}
 			l.resends[p.sink] = append(l.resends[p.sink], outgoing{u, p})
 		}
 		u.parts = nil
@@ -146,7 +151,7 @@ func (l *lane) process(ctx context.Context, units []*unit) {
 
 func (l *lane) transform(ctx context.Context, units []*unit) error {
 	return run.Protect("steps", func() error {
-		l.bench.reset(units, l.run.plan)
+		l.bench.reset(units, l.run.plan, time.Now())
 		return l.bench.transform(ctx, l.run.plan, l.run.telemetry)
 	})
 }

@@ -47,6 +47,8 @@ type SourcePlan struct {
 
 	schema *schemas.Schema
 	build  func(connectors.Env) (connectors.Source, error)
+	// written are the headers that the source's own steps set.
+	written []string
 }
 
 // StepPlan is one step with its place.
@@ -69,8 +71,9 @@ type SinkPlan struct {
 	options []optionPlan
 	paths   *jsonscan.Set
 	scans   bool
-	// written are the headers that steps set: they leave through every sink.
-	written []string
+	// written are, by source, the headers that steps set: they leave through every
+	// sink that carries headers.
+	written map[string][]string
 }
 
 // optionPlan computes one option of a sink per message.

@@ -99,7 +99,7 @@ func newSink(spec connectors.Spec, args []string, env connectors.Env, io stdio) 
 	if r.Failed() {
 		return nil, failed(io, &r)
 	}
-	build, options := spec.Sink.Decode(node, &r)
+	build, _, options := spec.Sink.Decode(node, &r)
 	for _, o := range options {
 		r.Errorf(o.Expr.Node, "LS1150", "write the value", "an expression needs a pipeline; here a value is plain text")
 	}
@@ -126,7 +126,7 @@ func newSource(spec connectors.Spec, args []string, env connectors.Env, io stdio
 	if r.Failed() {
 		return nil, failed(io, &r)
 	}
-	build := spec.Source.Decode(node, &r)
+	build, _ := spec.Source.Decode(node, &r)
 	if err := failed(io, &r); err != nil {
 		return nil, err
 	}

@@ -272,4 +272,6 @@ func (s *sink) contentType(m *message.Message) string {
 	}
 }
 
-func cannotCarry(text string) error { return &message.Reason{Code: "LS4102", Text: text} }
+func cannotCarry(text string) error {
+	return &message.Reason{Code: "LS4102", Text: text, Permanent: true}
+}

@@ -221,3 +221,17 @@ func (c *SinkConfig) Check(n config.Node, r *config.Report) {
 		r.Errorf(n.Get("client_id"), "LS1150", "use letters, digits and hyphens", "this is not a client id")
 	}
 }
+
+// Traits implements connectors.Traited: at QoS 0 nothing is sent again.
+func (c *SourceConfig) Traits(t connectors.Traits) connectors.Traits {
+	t.Redelivers = c.Listen != "" || c.QoS > 0
+	return t
+}
+
+// Traits implements connectors.Traited: QoS 0 confirms nothing, and MQTT 3.1.1 has no
+// headers.
+func (c *SinkConfig) Traits(t connectors.Traits) connectors.Traits {
+	t.Confirms = c.QoS > 0
+	t.Headers = c.Version != "3.1.1"
+	return t
+}

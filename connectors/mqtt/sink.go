@@ -191,12 +191,12 @@ func (o *outgoing) settle(c *call, i int, err error) {
 // encode checks what the broker and the protocol can carry.
 func (s *sink) encode(p *publication, props []byte, m *message.Message, out *outgoing, now time.Time) ([]byte, error) {
 	if !validTopic(string(p.topic)) {
-		return props, &message.Reason{Code: "LS4203", Text: "the topic is empty, too long, or has a wildcard or NUL"}
+		return props, &message.Reason{Code: "LS4203", Text: "the topic is empty, too long, or has a wildcard or NUL", Permanent: true}
 	}
 	if s.dial.version == version5 {
 		var ok bool
 		if props, ok = appendMessageProperties(props, m, now); !ok {
-			return props, &message.Reason{Code: "LS4203", Text: "a header or property has NUL, is not UTF-8 or is longer than 65535 bytes"}
+			return props, &message.Reason{Code: "LS4203", Text: "a header or property has NUL, is not UTF-8 or is longer than 65535 bytes", Permanent: true}
 		}
 	}
 	limit := maxPacketLimit

@@ -170,6 +170,12 @@ func (f *File) syntaxProblem(r *Report, err error) {
 	value = strings.TrimSpace(value)
 	at := utf8.RuneCountInString(key) + 3
 	switch {
+	case strings.Contains(f.line(line), "{") && strings.Contains(f.line(line), "${"):
+		column = utf8.RuneCountInString(f.line(line)[:strings.Index(f.line(line), "${")]) + 1
+		fix = "inside braces a reference must be quoted: \"${env:NAME}\""
+	case strings.Contains(f.line(line), "{") && strings.Contains(f.line(line), "[*]"):
+		column = utf8.RuneCountInString(f.line(line)[:strings.Index(f.line(line), "[*]")]) + 1
+		fix = "inside braces a key with [*] must be quoted: 'payload.list[*].field'"
 	case strings.Contains(f.line(line), "\t"):
 		fix = "YAML does not allow tabs for indentation; use spaces"
 	case isPair && strings.Contains(value, ": ") && !strings.HasPrefix(value, "{") && !strings.ContainsAny(value[:1], `"'`):

@@ -97,6 +97,15 @@ func (d Decimal) sub(e Decimal) (any, error) { return bounded1(new(big.Rat).Sub(
 func (d Decimal) mul(e Decimal) (any, error) { return bounded1(new(big.Rat).Mul(d.r, e.r)) }
 func (d Decimal) neg() Decimal               { return Decimal{new(big.Rat).Neg(d.r)} }
 
+func (d Decimal) abs() Decimal { return Decimal{new(big.Rat).Abs(d.r)} }
+
+// round gives the nearest whole number, halves away from zero.
+func (d Decimal) round() Decimal {
+	text := new(big.Rat).Set(d.r).FloatString(0)
+	r, _ := new(big.Rat).SetString(text)
+	return Decimal{r}
+}
+
 func (d Decimal) div(e Decimal) (any, error) {
 	if e.r.Sign() == 0 {
 		return nil, errDivision()

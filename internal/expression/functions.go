@@ -195,12 +195,14 @@ func safeBuiltins() []function {
 		{name: "__replace", call: replace},
 		{name: "__join", call: join},
 		{name: "__repeat", call: repeat},
+		{name: "__abs", call: func(a ...any) (any, error) { return abs(a[0]) }},
+		{name: "__round", call: func(a ...any) (any, error) { return round(a[0]) }},
 		{name: "__sum", call: func(a ...any) (any, error) { return sum(a[0]) }},
 	}
 }
 
 func mapOf(v any) (m map[string]any, keys []string, err error) {
-	m, ok := v.(map[string]any)
+	m, ok := textKeys(v)
 	if !ok {
 		return nil, nil, errTypes("a mapping is needed")
 	}
@@ -210,6 +212,37 @@ func mapOf(v any) (m map[string]any, keys []string, err error) {
 	}
 	slices.Sort(keys)
 	return m, keys, nil
+}
+
+// textKeys returns a mapping with text keys. The engine's groupBy and fromPairs make
+// mappings with keys of any kind.
+func textKeys(v any) (map[string]any, bool) {
+	switch m := v.(type) {
+	case map[string]any:
+		return m, true
+	case map[any]any:
+		out := make(map[string]any, len(m))
+		for k, x := range m {
+			text, ok := k.(string)
+			if !ok {
+				return nil, false
+			}
+			out[text] = x
+		}
+		return out, true
+	case map[any][]any:
+		out := make(map[string]any, len(m))
+		for k, x := range m {
+			text, ok := k.(string)
+			if !ok {
+				return nil, false
+			}
+			out[text] = x
+		}
+		return out, true
+	default:
+		return nil, false
+	}
 }
 
 func sortedKeys(a ...any) (any, error) {

@@ -235,6 +235,36 @@ func toFloat(v any) (any, error) {
 	}
 }
 
+func abs(v any) (any, error) {
+	switch x := v.(type) {
+	case int:
+		if x >= 0 {
+			return x, nil
+		}
+		return negate(x)
+	case float64:
+		return math.Abs(x), nil
+	case Decimal:
+		return x.abs(), nil
+	default:
+		return nil, errTypes("abs needs a number")
+	}
+}
+
+// round gives the nearest whole number, halves away from zero, as the engine does.
+func round(v any) (any, error) {
+	switch x := v.(type) {
+	case int:
+		return float64(x), nil
+	case float64:
+		return math.Round(x), nil
+	case Decimal:
+		return x.round(), nil
+	default:
+		return nil, errTypes("round needs a number")
+	}
+}
+
 func sum(v any) (any, error) {
 	list, ok := v.([]any)
 	ints, isRange := v.([]int)
@@ -269,7 +299,7 @@ func appendJSON(dst []byte, v any, depth int) ([]byte, error) {
 		return append(dst, x...), nil
 	case time.Duration:
 		return jsonscan.AppendString(dst, x.String()), nil
-	case map[string]any:
+	case map[string]any, map[any]any, map[any][]any:
 		return appendMap(dst, x, depth)
 	case []any:
 		return appendList(dst, x, depth)
@@ -285,8 +315,8 @@ func appendJSON(dst []byte, v any, depth int) ([]byte, error) {
 	}
 }
 
-func appendMap(dst []byte, m map[string]any, depth int) ([]byte, error) {
-	_, keys, err := mapOf(m)
+func appendMap(dst []byte, v any, depth int) ([]byte, error) {
+	m, keys, err := mapOf(v)
 	if err != nil {
 		return nil, err
 	}

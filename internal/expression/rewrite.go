@@ -211,10 +211,15 @@ func (w *rewriter) builtin(node *ast.Node, n *ast.BuiltinNode) {
 	switch n.Name {
 	case "now":
 		w.replace(node, fnNow, &ast.IdentifierNode{Value: "$env"})
-	case "keys", "values", "toPairs", "int", "float", "string", "toJSON", "fromJSON", "replace", "join", "repeat", "sum":
-		if n.Name == "sum" && len(n.Arguments) != 1 {
-			return
+	case "sum":
+		if len(n.Arguments) == 2 {
+			n.Arguments = []ast.Node{&ast.BuiltinNode{Name: "map", Arguments: n.Arguments}}
 		}
+		w.replace(node, "__sum", n.Arguments...)
+	case "round":
+		w.exact = true
+		w.replace(node, "__round", n.Arguments...)
+	case "keys", "values", "toPairs", "int", "float", "string", "toJSON", "fromJSON", "replace", "join", "repeat", "abs":
 		w.replace(node, "__"+n.Name, n.Arguments...)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/linkspan/linkspan/internal/config"
+	"github.com/linkspan/linkspan/internal/jsonscan"
+	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/schemas"
 	"github.com/linkspan/linkspan/transform"
 )
@@ -49,20 +51,30 @@ type step struct {
 	where  transform.Where
 }
 
+// Code is the code of a message that a validator's error refuses: LS2401 when the
+// message does not fit, LS2402 when the validator itself failed.
+func Code(err error) string {
+	if _, ok := errors.AsType[*schemas.Fault](err); ok {
+		return "LS2402"
+	}
+	return "LS2401"
+}
+
+func (s *step) reason(err error) *message.Reason {
+	if _, ok := jsonscan.IsSyntax(err); ok {
+		return s.where.AsReason(err)
+	}
+	return s.where.Reason(Code(err), "%s", err)
+}
+
 // Apply implements transform.Step.
 func (s *step) Apply(_ context.Context, b *transform.Batch) error {
 	for _, it := range b.Items {
 		if !it.Live() {
 			continue
 		}
-		err := s.schema.Validate(it.Payload())
-		var invalid *schemas.Invalid
-		switch {
-		case err == nil:
-		case errors.As(err, &invalid):
-			it.Fail(s.where.Reason("LS2401", "%s", invalid))
-		default:
-			it.Fail(s.where.AsReason(err))
+		if err := s.schema.Validate(it.Payload()); err != nil {
+			it.Fail(s.reason(err))
 		}
 	}
 	return nil

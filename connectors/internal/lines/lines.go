@@ -173,7 +173,7 @@ func Append(buf *bytes.Buffer, b *message.Batch) (failed []message.Failed) {
 			buf.Truncate(size)
 			refused.Add(b.Messages[i].Key)
 			failed = append(failed, message.Failed{Index: i, Err: &message.Reason{
-				Code: "LS4301", Text: "the payload has a line break and is not JSON, so it cannot be one line",
+				Code: "LS4301", Text: "the payload has a line break and is not JSON, so it cannot be one line", Permanent: true,
 			}})
 			continue
 		}
