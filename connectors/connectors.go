@@ -41,8 +41,8 @@ type Binder interface {
 type Sink interface {
 	message.Handler
 	// Open connects. It is called before the first Handle, and again, with backoff,
-	// after Open failed or Handle returned an error that is no *message.PartialError.
-	// It does nothing while the connection is good.
+	// after Open failed or Handle returned an error that is no *message.PartialError;
+	// other lanes may be in Handle then. It does nothing while the connection is good.
 	Open(ctx context.Context) error
 	// Close frees the connection, after the last Handle has returned.
 	Close(ctx context.Context) error

@@ -1,35 +1,5 @@
 package message
 
-// Outcome is what became of one part of a message. Each message of a lane ends in
-// exactly one outcome per part; there is no other way out.
-type Outcome uint8
-
-// The outcomes, from the mildest to the most severe.
-const (
-	// Pending: not settled yet.
-	Pending Outcome = iota
-	// Delivered: a sink took responsibility.
-	Delivered
-	// Dropped: a filter or route decided to let it go, for a stated reason.
-	Dropped
-	// DeadLettered: the dead letter channel holds the original.
-	DeadLettered
-)
-
-// String returns the word used in metrics and logs.
-func (o Outcome) String() string {
-	switch o {
-	case Delivered:
-		return "delivered"
-	case Dropped:
-		return "dropped"
-	case DeadLettered:
-		return "dead_lettered"
-	default:
-		return "pending"
-	}
-}
-
 // Tally counts, for each message in flight in a lane (an origin), the parts that are
 // not settled. A part is one descendant of the origin on one sink: a fan-out to three
 // sinks makes three parts of one, a split into five makes five of one.
@@ -38,13 +8,8 @@ func (o Outcome) String() string {
 // lets its offset be acknowledged without losing a descendant, however often parts
 // fail and are tried again. Tally is not safe for concurrent use.
 type Tally struct {
-	origins []origin
-	free    []int
-}
-
-type origin struct {
-	open  int
-	worst Outcome
+	open []int // by origin
+	free []int
 }
 
 // Begin opens an origin with one part and returns its index, which stays its own
@@ -53,42 +18,40 @@ func (t *Tally) Begin() int {
 	if n := len(t.free); n > 0 {
 		i := t.free[n-1]
 		t.free = t.free[:n-1]
-		t.origins[i] = origin{open: 1}
+		t.open[i] = 1
 		return i
 	}
-	t.origins = append(t.origins, origin{open: 1})
-	return len(t.origins) - 1
+	t.open = append(t.open, 1)
+	return len(t.open) - 1
 }
 
 // Fork turns one open part of an origin into n open parts. It panics when the origin
 // is done or n is less than one, because either would lose a message.
 func (t *Tally) Fork(i, n int) {
-	o := &t.origins[i]
-	if o.open == 0 || n < 1 {
+	if t.open[i] == 0 || n < 1 {
 		panic("message: fork of a settled origin")
 	}
-	o.open += n - 1
+	t.open[i] += n - 1
 }
 
-// Settle closes one part of an origin. When it was the last, done is true and worst
-// is the most severe outcome among all parts; the index is free again then. It panics
-// when no part is open, because settling twice would acknowledge a sibling too early.
-func (t *Tally) Settle(i int, outcome Outcome) (worst Outcome, done bool) {
-	o := &t.origins[i]
-	if o.open == 0 || outcome == Pending {
+// Settle closes one part of an origin: it was delivered, dropped for a stated reason,
+// or stored as a dead letter; there is no other way out. When it was the last, done is
+// true and the index is free again. It panics when no part is open, because settling
+// twice would acknowledge a sibling too early.
+func (t *Tally) Settle(i int) (done bool) {
+	if t.open[i] == 0 {
 		panic("message: part settled twice")
 	}
-	o.open--
-	o.worst = max(o.worst, outcome)
-	if o.open > 0 {
-		return Pending, false
+	t.open[i]--
+	if t.open[i] > 0 {
+		return false
 	}
 	t.free = append(t.free, i)
-	return o.worst, true
+	return true
 }
 
 // Parts returns the number of open parts of an origin.
-func (t *Tally) Parts(i int) int { return t.origins[i].open }
+func (t *Tally) Parts(i int) int { return t.open[i] }
 
 // Open returns the number of origins that are not done.
-func (t *Tally) Open() int { return len(t.origins) - len(t.free) }
+func (t *Tally) Open() int { return len(t.open) - len(t.free) }

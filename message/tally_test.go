@@ -11,17 +11,16 @@ import (
 // model is the bookkeeping written the slow and obvious way: every part is named
 // and remembered.
 type model struct {
-	open    map[int][]int // origin → its open parts, by name
-	outcome map[int]message.Outcome
-	acked   map[int]bool
-	next    int
+	open  map[int][]int // origin → its open parts, by name
+	acked map[int]bool
+	next  int
 }
 
 // Whatever the order of fan-outs, splits, partial failures, retries and settlements,
 // an origin is acknowledged exactly once, and only when none of its parts is open.
 func TestTallyAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := model{open: map[int][]int{}, outcome: map[int]message.Outcome{}, acked: map[int]bool{}}
+		m := model{open: map[int][]int{}, acked: map[int]bool{}}
 		var tally message.Tally
 		index := map[int]int{} // origin of the model → index of the tally
 		var retrying []int     // origins with a part that a sink refused and that waits
@@ -68,24 +67,22 @@ func TestTallyAgainstModel(t *testing.T) {
 					retrying = append(retrying, o) // nothing is settled: the part stays open
 				}
 			},
-			"settle": func(rt *rapid.T) {
+			"settle": func(*rapid.T) {
 				o, ok := pick("origin")
 				if !ok {
 					return
 				}
-				outcome := rapid.SampledFrom([]message.Outcome{message.Delivered, message.Dropped, message.DeadLettered}).Draw(rt, "outcome")
 				if parts := tally.Parts(index[o]); parts != len(m.open[o]) {
 					t.Fatalf("Parts = %d with %d parts open", parts, len(m.open[o]))
 				}
-				worst, done := tally.Settle(index[o], outcome)
+				done := tally.Settle(index[o])
 				m.open[o] = m.open[o][1:]
-				m.outcome[o] = max(m.outcome[o], outcome)
 				if done != (len(m.open[o]) == 0) {
 					t.Fatalf("done = %v with %d parts open", done, len(m.open[o]))
 				}
 				if done {
-					if m.acked[o] || worst != m.outcome[o] {
-						t.Fatalf("acknowledged twice or with outcome %v instead of %v", worst, m.outcome[o])
+					if m.acked[o] {
+						t.Fatalf("origin %d is acknowledged twice", o)
 					}
 					m.acked[o] = true
 				}
@@ -112,13 +109,13 @@ func TestTallyAgainstModel(t *testing.T) {
 
 func TestTallyPanicsInsteadOfLosing(t *testing.T) {
 	for name, f := range map[string]func(*message.Tally, int){
-		"settle twice":   func(tally *message.Tally, i int) { tally.Settle(i, message.Delivered) },
+		"settle twice":   func(tally *message.Tally, i int) { tally.Settle(i) },
 		"fork when done": func(tally *message.Tally, i int) { tally.Fork(i, 2) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			var tally message.Tally
 			i := tally.Begin()
-			tally.Settle(i, message.Delivered)
+			tally.Settle(i)
 			defer func() {
 				if recover() == nil {
 					t.Error("no panic")

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
 	"github.com/linkspan/linkspan/internal/jsonscan"
+	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/routing"
 	"github.com/linkspan/linkspan/transform"
@@ -24,37 +26,51 @@ type work struct {
 // steps, those of each sink's steps, and the batches that leave. Nothing in it
 // outlives a batch.
 type bench struct {
-	works []*work
+	plan      *Plan
+	log       *slog.Logger
+	telemetry *telemetry
+
+	works []*work // the batch is a prefix of them
 	batch transform.Batch
 	some  transform.Batch
 	sinks []sinkBench
 }
 
-type sinkBench struct {
-	items   []*transform.Item
-	owners  []int // the unit index of each outgoing message
-	out     message.Batch
-	batch   transform.Batch
-	headers []message.Header
-	options []string
-}
-
-func (b *bench) reset(units []*unit, p *Plan, now time.Time) {
+// transform runs the sources' steps, the pipeline's steps and the route over units.
+// It returns one work a unit: failed, dropped or with a destination. A step that
+// panics fails the message that it panics on and no other.
+func (b *bench) transform(ctx context.Context, units []*unit) []*work {
 	for len(b.works) < len(units) {
 		b.works = append(b.works, &work{})
 	}
-	b.batch.Items = b.batch.Items[:0]
-	for i, u := range units {
-		w := b.works[i]
-		w.unit, w.dest = u, nil
-		w.item.Reset(&u.record.Message, p.paths)
-		switch {
-		case u.refused != nil:
-			w.item.Fail(u.refused)
-		case u.record.Message.Expired(now):
-			w.item.Fail(expired())
+	works := b.works[:len(units)]
+	now := time.Now()
+	for i, w := range works {
+		w.begin(units[i], b.plan, now)
+	}
+	if run.Protect("steps", func() error { b.steps(ctx, works); return nil }) == nil {
+		return works
+	}
+	for i, w := range works {
+		w.begin(units[i], b.plan, now)
+		if err := run.Protect("steps", func() error { b.steps(ctx, works[i:i+1]); return nil }); err != nil {
+			w.item.Fail(panicReason(ctx, b.log, err))
 		}
-		b.batch.Items = append(b.batch.Items, &w.item)
+	}
+	return works
+}
+
+func (w *work) begin(u *unit, p *Plan, now time.Time) {
+	w.unit, w.dest = u, nil
+	w.item.Reset(&u.record.Message, p.paths)
+	w.item.Message.Attempt = u.record.Delivery
+	switch {
+	case u.refused != nil:
+		w.item.Fail(u.refused)
+	case u.record.Message.Expired(now):
+		w.item.Fail(expired())
+	case !p.hasSource(u.record.Message.Source):
+		w.item.Fail(&message.Reason{Code: "LS2504", Step: "in", Text: "the pipeline no longer has the input that the message came from", Permanent: true})
 	}
 }
 
@@ -63,32 +79,49 @@ func expired() *message.Reason {
 	return &message.Reason{Code: "LS2503", Step: "delivery", Text: "the message expired before it could be delivered", Permanent: true}
 }
 
-// transform runs the sources' steps, the pipeline's steps and the route over the
-// batch. Afterwards every item is failed, dropped or has a destination.
-func (b *bench) transform(ctx context.Context, p *Plan, t *telemetry) error {
-	if p.scans {
+// panicReason logs a panic, which is a bug of ours, and returns what its message is
+// dead-lettered with.
+func panicReason(ctx context.Context, log *slog.Logger, err error) *message.Reason {
+	if p, ok := errors.AsType[*run.PanicError](err); ok {
+		log.LogAttrs(ctx, slog.LevelError, "internal error; please report it", slog.String("in", p.Name), slog.String("stack", string(p.Stack)))
+	}
+	return &message.Reason{Code: "LS2299", Text: "internal error; please report it", Permanent: true}
+}
+
+func (b *bench) steps(ctx context.Context, works []*work) {
+	b.batch.Items = b.batch.Items[:0]
+	for _, w := range works {
+		b.batch.Items = append(b.batch.Items, &w.item)
+	}
+	if b.plan.scans {
 		scan(&b.batch)
 	}
-	for i := range p.Sources {
-		if err := applySteps(ctx, p.Sources[i].Steps, b.of(&p.Sources[i], p), t); err != nil {
-			return err
-		}
+	for i := range b.plan.Sources {
+		b.telemetry.steps(ctx, b.plan.Sources[i].Steps, b.of(&b.plan.Sources[i]))
 	}
-	if err := applySteps(ctx, p.Steps, &b.batch, t); err != nil {
-		return err
-	}
-	for i, it := range b.batch.Items {
-		if !it.Live() || !sound(it) {
+	b.telemetry.steps(ctx, b.plan.Steps, &b.batch)
+	for _, w := range works {
+		if !w.item.Live() || !sound(&w.item) {
 			continue
 		}
-		dest, err := p.Route.Route(b.batch.Env(it))
+		dest, err := b.plan.Route.Route(b.batch.Env(&w.item))
 		if err != nil {
-			it.Fail(asReason(err))
+			w.item.Fail(asReason(err))
 			continue
 		}
-		b.works[i].dest = dest
+		w.dest = dest
 	}
-	return nil
+}
+
+// of returns the messages that came from a source.
+func (b *bench) of(s *SourcePlan) *transform.Batch {
+	b.some.Items = b.some.Items[:0]
+	for _, it := range b.batch.Items {
+		if it.Message.Source == s.Name {
+			b.some.Items = append(b.some.Items, it)
+		}
+	}
+	return &b.some
 }
 
 // sound fails an item whose edits made a document that is refused itself, such as
@@ -99,29 +132,6 @@ func sound(it *transform.Item) bool {
 	}
 	it.Fail(scanReason(it.Doc.Err()))
 	return false
-}
-
-// of returns the messages that came from a source.
-func (b *bench) of(s *SourcePlan, p *Plan) *transform.Batch {
-	if len(p.Sources) == 1 {
-		return &b.batch
-	}
-	b.some.Items = b.some.Items[:0]
-	for _, it := range b.batch.Items {
-		if it.Message.Source == s.Name {
-			b.some.Items = append(b.some.Items, it)
-		}
-	}
-	return &b.some
-}
-
-func applySteps(ctx context.Context, steps []StepPlan, b *transform.Batch, t *telemetry) error {
-	for i := range steps {
-		if err := t.step(ctx, &steps[i], b); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // scan reads every payload strictly, once: what is not JSON, or may be read in two
@@ -146,97 +156,124 @@ func scanReason(err error) *message.Reason {
 	return r
 }
 
-// address adds one part of a message to the batch of a sink.
-func (s *sinkBench) address(owner int, m *message.Message, payload []byte, p *SinkPlan) {
-	for len(s.items) <= len(s.owners) {
-		s.items = append(s.items, &transform.Item{})
+// asReason returns err as a reason. The text of an error that is not a reason may
+// quote what a peer sent, so it is left out.
+func asReason(err error) *message.Reason {
+	if r, ok := errors.AsType[*message.Reason](err); ok {
+		return r
 	}
-	it := s.items[len(s.owners)]
-	it.Reset(m, p.paths)
-	it.Message.Payload = payload
-	it.Doc.Reset(p.paths, payload)
-	s.owners = append(s.owners, owner)
+	if errors.Is(err, message.ErrTooLarge) {
+		return &message.Reason{Code: "LS2602", Text: message.ErrTooLarge.Error(), Permanent: true}
+	}
+	return &message.Reason{Code: "LS2601", Text: "the message was refused"}
+}
+
+// sinkBench takes the messages of a batch that go to one sink.
+type sinkBench struct {
+	parts []*sinkPart // the batch is a prefix of them
+	n     int
+	batch transform.Batch
+	// out is what leaves, and sent the parts that it is made of.
+	out     message.Batch
+	sent    []*sinkPart
+	headers []message.Header
+}
+
+// sinkPart is one message on its way through a sink's steps.
+type sinkPart struct {
+	item    transform.Item
+	unit    *unit
+	source  message.Message
+	written []string
 }
 
 func (s *sinkBench) clear() {
-	s.owners = s.owners[:0]
-	s.out.Messages = s.out.Messages[:0]
+	s.n = 0
+	s.out.Messages, s.sent = s.out.Messages[:0], s.sent[:0]
 	s.headers = s.headers[:0]
-	s.options = s.options[:0]
 }
 
-// prepare runs the sink's own steps and computes its options. Afterwards the items
-// that are live are in out, in order, with Origin naming their owner.
-func (s *sinkBench) prepare(ctx context.Context, p *SinkPlan, t *telemetry) error {
-	s.batch.Items = s.items[:len(s.owners)]
-	if p.scans {
+// address adds a message to those of the sink.
+func (s *sinkBench) address(w *work, payload []byte) {
+	if s.n == len(s.parts) {
+		s.parts = append(s.parts, &sinkPart{})
+	}
+	p := s.parts[s.n]
+	s.n++
+	p.unit, p.source, p.written = w.unit, w.item.Message, w.item.Written()
+	p.source.Payload = payload
+}
+
+func (p *sinkPart) begin(plan *SinkPlan) {
+	p.item.Reset(&p.source, plan.paths)
+	p.item.Inherit(p.written)
+}
+
+// prepare runs the sink's own steps and computes its options. Afterwards the parts
+// that are live are in out, in order. A step that panics fails the message that it
+// panics on and no other.
+func (s *sinkBench) prepare(ctx context.Context, plan *SinkPlan, t *telemetry, log *slog.Logger) {
+	parts := s.parts[:s.n]
+	for _, p := range parts {
+		p.begin(plan)
+	}
+	if run.Protect("steps", func() error { s.steps(ctx, parts, plan, t); return nil }) != nil {
+		for i, p := range parts {
+			p.begin(plan)
+			if err := run.Protect("steps", func() error { s.steps(ctx, parts[i:i+1], plan, t); return nil }); err != nil {
+				p.item.Fail(panicReason(ctx, log, err))
+			}
+		}
+	}
+	for _, p := range parts {
+		if p.item.Live() {
+			s.leave(p, plan)
+		}
+	}
+}
+
+func (s *sinkBench) steps(ctx context.Context, parts []*sinkPart, plan *SinkPlan, t *telemetry) {
+	s.batch.Items = s.batch.Items[:0]
+	for _, p := range parts {
+		s.batch.Items = append(s.batch.Items, &p.item)
+	}
+	if plan.scans {
 		scan(&s.batch)
 	}
-	if err := applySteps(ctx, p.Steps, &s.batch, t); err != nil {
-		return err
-	}
-	for i, it := range s.batch.Items {
+	t.steps(ctx, plan.Steps, &s.batch)
+	for _, it := range s.batch.Items {
 		if !it.Live() || !sound(it) {
 			continue
 		}
-		first := len(s.options)
-		if err := s.computeOptions(it, p); err != nil {
+		options, err := plan.compute(s.batch.Env(it))
+		if err != nil {
 			it.Fail(asReason(err))
-			continue
 		}
-		m := it.Message
-		m.Payload = it.Payload()
-		m.Headers = s.selectHeaders(&m, p)
-		m.Options = s.options[first:len(s.options):len(s.options)]
-		m.Origin = s.owners[i]
-		s.out.Messages = append(s.out.Messages, m)
+		it.Message.Options = options
 	}
-	return nil
 }
 
-func (s *sinkBench) computeOptions(it *transform.Item, p *SinkPlan) error {
-	for i := range p.options {
-		o := &p.options[i]
-		text, ok, err := o.program.Text(s.batch.Env(it))
-		if err != nil {
-			return err
-		}
-		if !ok || len(o.allow) > 0 && !slices.Contains(o.allow, text) {
-			return o.where.Reason("LS2502", "the computed option is null or not in its allow list")
-		}
-		s.options = append(s.options, text)
-	}
-	return nil
+// leave adds a part to what leaves, with the headers that may.
+func (s *sinkBench) leave(p *sinkPart, plan *SinkPlan) {
+	m := p.item.Message
+	m.Payload = p.item.Payload()
+	m.Headers = s.selectHeaders(m.Headers, p.item.Written(), plan)
+	s.out.Messages = append(s.out.Messages, m)
+	s.sent = append(s.sent, p)
 }
 
 // selectHeaders keeps the headers that may leave: those that the sink lists, those
-// that a set wrote, and the trace context.
-func (s *sinkBench) selectHeaders(m *message.Message, p *SinkPlan) message.Headers {
-	all := m.Headers
+// that a step wrote, and the trace context.
+func (s *sinkBench) selectHeaders(all message.Headers, written []string, plan *SinkPlan) message.Headers {
 	if len(all) == 0 {
 		return nil
 	}
-	written := p.written[m.Source]
 	first := len(s.headers)
 	for i := range all {
 		name := all[i].Name
-		if name == "traceparent" || name == "tracestate" || slices.Contains(written, name) || slices.Contains(p.Headers, name) {
+		if name == "traceparent" || name == "tracestate" || slices.Contains(written, name) || slices.Contains(plan.Headers, name) {
 			s.headers = append(s.headers, all[i])
 		}
 	}
 	return s.headers[first:len(s.headers):len(s.headers)]
-}
-
-// asReason returns err as a reason. The text of an error that is not a reason may
-// quote what a peer sent, so it is left out.
-func asReason(err error) *message.Reason {
-	var r *message.Reason
-	switch {
-	case errors.As(err, &r):
-		return r
-	case errors.Is(err, message.ErrTooLarge):
-		return &message.Reason{Code: "LS2602", Text: message.ErrTooLarge.Error(), Permanent: true}
-	default:
-		return &message.Reason{Code: "LS2601", Text: "the message was refused"}
-	}
 }

@@ -93,7 +93,6 @@ type planner struct {
 	// payload is the type after the sources, nil when not known.
 	payload *schemas.Type
 	scans   bool
-	written []string
 	// untyped are the sources without a schema.
 	untyped []config.Field
 }
@@ -219,21 +218,7 @@ func (c *planner) compileStep(item config.Node, path string, sc *transform.Compi
 	if step == nil {
 		return StepPlan{}, false
 	}
-	if f.Name == "set" {
-		c.written = append(c.written, writtenHeaders(f.Value)...)
-	}
 	return StepPlan{Verb: f.Name, Where: sc.Where, step: step}, true
-}
-
-// writtenHeaders lists the headers that a set writes.
-func writtenHeaders(n config.Node) []string {
-	var names []string
-	for _, f := range n.Fields() {
-		if name, ok := transform.HeaderTarget(f.Name); ok {
-			names = append(names, name)
-		}
-	}
-	return names
 }
 
 func (c *planner) compileRoute(sc *transform.Compiler) {
@@ -314,7 +299,6 @@ func (c *planner) compileSource(f config.Field) *schemas.Type {
 		c.untyped = append(c.untyped, f)
 	}
 	s.Steps = append(s.Steps, c.compileSteps(f.Value.Get("steps"), "in."+f.Name+".steps", sc)...)
-	s.written, c.written = c.written, nil
 	c.scans = c.scans || sc.Payload
 	c.plan.Sources = append(c.plan.Sources, s)
 	return sc.Scope.Payload

@@ -2,7 +2,6 @@ package pipelines
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/linkspan/linkspan/connectors"
 	"github.com/linkspan/linkspan/internal/config"
@@ -20,9 +19,7 @@ func (c *planner) compileSinks(t *schemas.Type) {
 	if len(fields) == 0 {
 		c.report.Errorf(c.file.Out, "LS1324", "write NAME: {file: {path: out.ndjson}}", "out needs at least one sink")
 	}
-	written := slices.Clone(c.written)
 	for _, f := range fields {
-		c.written = slices.Clone(written)
 		c.compileSink(f, t)
 	}
 }
@@ -41,21 +38,11 @@ func (c *planner) compileSink(f config.Field, t *schemas.Type) {
 			c.compileOptions(&s, connector, node, sc)
 		}
 	}
-	var headers struct {
-		Headers []string `yaml:"headers"`
-	}
-	if h := f.Value.Get("headers"); !h.IsZero() {
-		for _, item := range append(h.Items(), scalarItem(h)...) {
-			headers.Headers = append(headers.Headers, item.Text())
-		}
-		if len(headers.Headers) == 0 && !h.IsSequence() {
-			c.report.Errorf(h, "LS1110", "write a list: [x-tenant, x-request-id]", "headers lists the headers that may leave")
-		}
-	}
-	if len(headers.Headers) > 0 && s.Connector != "" && !s.Traits.Headers {
+	headers := c.headerList(f.Value.Get("headers"))
+	if len(headers) > 0 && s.Connector != "" && !s.Traits.Headers {
 		c.report.Errorf(f.Value.Get("headers"), "LS1331", "remove it, or set a field of the payload instead", "out.%s (%s) carries no headers", f.Name, s.Connector)
 	}
-	s.Headers, s.written, s.scans = headers.Headers, c.writtenBySource(), sc.Payload
+	s.Headers, s.scans = headers, sc.Payload
 	set, err := paths.Build()
 	if err != nil {
 		c.report.Errorf(f.Key, "LS1321", "split the sink", "%s", err)
@@ -65,21 +52,24 @@ func (c *planner) compileSink(f config.Field, t *schemas.Type) {
 	c.plan.Sinks = append(c.plan.Sinks, s)
 }
 
-// writtenBySource lists, for each source, the headers that steps write on its
-// messages before they leave through the sink.
-func (c *planner) writtenBySource() map[string][]string {
-	written := map[string][]string{}
-	for _, s := range c.plan.Sources {
-		written[s.Name] = append(slices.Clone(s.written), c.written...)
-	}
-	return written
-}
-
-func scalarItem(n config.Node) []config.Node {
+// headerList reads the headers that may leave through a sink.
+func (c *planner) headerList(n config.Node) []string {
+	items := n.Items()
 	if n.IsScalar() && !n.IsNull() {
-		return []config.Node{n}
+		items = []config.Node{n}
 	}
-	return nil
+	var names []string
+	for _, item := range items {
+		if !item.IsScalar() || item.IsNull() || item.Text() == "" {
+			c.report.Errorf(item, "LS1110", "write a list of names: [x-tenant, x-request-id]", "the name of a header is needed here")
+			continue
+		}
+		names = append(names, item.Text())
+	}
+	if len(items) == 0 && !n.IsZero() && !n.IsSequence() {
+		c.report.Errorf(n, "LS1110", "write a list of names: [x-tenant, x-request-id]", "headers lists the headers that may leave")
+	}
+	return names
 }
 
 func (c *planner) compileOptions(s *SinkPlan, connector connectors.Spec, node config.Node, sc *transform.Compiler) {

@@ -3,6 +3,7 @@ package pipelines
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,7 +45,9 @@ type deadLetter struct {
 func (l *lane) deadLetter(u *unit, r *message.Reason, sink, attempts int) {
 	m := u.record.Message
 	m.Headers = append(message.Headers{}, m.Headers...)
-	m.Headers.Del(headerSink)
+	if sink >= 0 {
+		m.Headers.Del(headerSink) // else a retry that failed in a step keeps its sink
+	}
 	text := func(name, value string) {
 		if value != "" {
 			m.Headers.Add(name, message.String(value))
@@ -65,19 +68,38 @@ func (l *lane) deadLetter(u *unit, r *message.Reason, sink, attempts int) {
 	l.dead = append(l.dead, deadLetter{unit: u, msg: m, code: r.Code, sink: sink})
 }
 
-// storeDead publishes the dead letters and acknowledges, in the same unit, the
-// messages that end with them: a crash can neither lose nor double them. When they
-// cannot be stored they stay noted, and the lane takes nothing new until they are.
+// storeDead stores the dead letters. When that is not possible they stay noted, and
+// the lane takes nothing new until it is.
 func (l *lane) storeDead(ctx context.Context) {
-	if len(l.dead) == 0 {
-		return
+	for len(l.dead) > 0 {
+		n, size := 0, 0
+		for n < len(l.dead) && (n == 0 || size < maxTx) {
+			size += l.dead[n].msg.Size()
+			n++
+		}
+		if err := l.storeSome(ctx, l.dead[:n]); err != nil {
+			if ctx.Err() == nil && time.Since(l.logged) > time.Second {
+				l.logged = time.Now()
+				l.run.log.LogAttrs(ctx, slog.LevelError, "dead letters cannot be stored; the lane waits", slog.String("error", err.Error()))
+			}
+			return
+		}
+		l.dead = slices.Delete(l.dead, 0, n)
 	}
+}
+
+// maxTx bounds the bytes of one unit of the queue, with room for one more message.
+const maxTx = 4 << 20
+
+// storeSome publishes dead letters and acknowledges, in the same unit, the messages
+// that end with them: a crash can neither lose nor double them.
+func (l *lane) storeSome(ctx context.Context, dead []deadLetter) error {
 	var tx queue.Tx
 	pub := queue.TxPublish{Topic: l.run.dead}
 	ending := map[*unit]int{}
-	for i := range l.dead {
-		pub.Messages = append(pub.Messages, l.dead[i].msg)
-		ending[l.dead[i].unit]++
+	for i := range dead {
+		pub.Messages = append(pub.Messages, dead[i].msg)
+		ending[dead[i].unit]++
 	}
 	ack := queue.TxAck{Subscription: l.run.subscription}
 	for u, parts := range ending {
@@ -90,19 +112,17 @@ func (l *lane) storeDead(ctx context.Context) {
 		tx.Ack = []queue.TxAck{ack}
 	}
 	if err := l.run.queue.Atomic(ctx, tx); err != nil {
-		if ctx.Err() == nil {
-			l.run.log.LogAttrs(ctx, slog.LevelError, "dead letters cannot be stored; the lane waits", slog.String("error", err.Error()))
-		}
-		return
+		return err
 	}
-	for i := range l.dead {
-		d := &l.dead[i]
-		l.tally.Settle(d.unit.origin, message.DeadLettered)
+	for i := range dead {
+		d := &dead[i]
 		l.run.count.dead(d.code)
 		l.logDead(ctx, d)
+		if l.tally.Settle(d.unit.origin) {
+			l.run.finished(d.unit)
+		}
 	}
-	clear(l.dead)
-	l.dead = l.dead[:0]
+	return nil
 }
 
 // logDead writes one line a second at most, because a broken sender must not fill the

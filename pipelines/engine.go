@@ -134,6 +134,7 @@ func (e *Engine) open(ctx context.Context) error {
 		return err
 	}
 	for _, r := range e.pipelines {
+		r.opened.Store(true)
 		if err := r.bind(ctx, &e.options); err != nil {
 			return err
 		}

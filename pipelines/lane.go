@@ -4,11 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"log/slog"
 	"slices"
 	"time"
 
-	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
 )
 
@@ -130,18 +128,7 @@ func (l *lane) process(ctx context.Context, units []*unit) {
 	}
 	ctx, end := l.run.telemetry.lane(ctx, units)
 	defer end()
-	if err := l.transform(ctx, units); err != nil {
-		if isPanic(err) {
-			l.singleOut(ctx, units, err)
-			return
-		}
-		l.run.log.LogAttrs(ctx, slog.LevelWarn, "a step could not run; its messages wait", slog.String("error", err.Error()))
-		for _, u := range units {
-			l.wait(u, 0)
-		}
-		return
-	}
-	l.distribute()
+	l.distribute(l.bench.transform(ctx, units))
 	for i := range l.bench.sinks {
 		l.deliver(ctx, i)
 	}
@@ -149,56 +136,27 @@ func (l *lane) process(ctx context.Context, units []*unit) {
 	l.commit(ctx)
 }
 
-func (l *lane) transform(ctx context.Context, units []*unit) error {
-	return run.Protect("steps", func() error {
-		l.bench.reset(units, l.run.plan, time.Now())
-		return l.bench.transform(ctx, l.run.plan, l.run.telemetry)
-	})
-}
-
-func isPanic(err error) bool {
-	var p *run.PanicError
-	return errors.As(err, &p)
-}
-
-// singleOut finds the message that a step panics on, by running the batch one by one,
-// and dead-letters it: a bug of ours must not stop the others.
-func (l *lane) singleOut(ctx context.Context, units []*unit, err error) {
-	if len(units) > 1 {
-		for _, u := range slices.Clone(units) {
-			l.process(ctx, []*unit{u})
-		}
-		return
-	}
-	if p, ok := errors.AsType[*run.PanicError](err); ok {
-		l.run.log.LogAttrs(ctx, slog.LevelError, "a step panicked", slog.String("stack", string(p.Stack)))
-	}
-	l.deadLetter(units[0], &message.Reason{Code: "LS2299", Step: "steps", Text: "internal error in a step; please report it", Permanent: true}, -1, 1)
-	l.commit(ctx)
-}
-
 // distribute turns the decisions of the steps and the route into parts.
-func (l *lane) distribute() {
+func (l *lane) distribute(works []*work) {
 	for i := range l.bench.sinks {
 		l.bench.sinks[i].clear()
 	}
-	for i, it := range l.bench.batch.Items {
-		w := l.bench.works[i]
+	for _, w := range works {
 		switch {
-		case it.Failed() != nil:
-			l.deadLetter(w.unit, it.Failed(), -1, 1)
-		case it.Dropped() != "":
-			l.drop(w.unit, it.Dropped())
+		case w.item.Failed() != nil:
+			l.deadLetter(w.unit, w.item.Failed(), -1, 1)
+		case w.item.Dropped() != "":
+			l.drop(w.unit, w.item.Dropped())
 		case w.dest.Drop != "":
-			l.drop(w.unit, w.dest.Rule)
+			l.drop(w.unit, w.dest.Rule+": "+w.dest.Drop)
 		default:
-			l.fanOut(w, i)
+			l.fanOut(w)
 		}
 	}
 }
 
-func (l *lane) fanOut(w *work, index int) {
-	sinks := l.run.only(&w.item.Message, w.dest.Sinks)
+func (l *lane) fanOut(w *work) {
+	sinks := l.run.narrow(&w.unit.record.Message, w.dest.Sinks)
 	parts := len(sinks)
 	if w.dest.DeadLetter {
 		parts++
@@ -208,49 +166,37 @@ func (l *lane) fanOut(w *work, index int) {
 		l.deadLetter(w.unit, w.dest.Reason(), -1, 1)
 	}
 	payload := w.item.Payload()
-	if w.unit.key != "" {
-		w.item.Message.Key = []byte(w.unit.key)
-	}
+	w.item.Message.Key = l.run.sinkKey(w.unit)
 	for _, s := range sinks {
-		l.bench.sinks[s].address(index, &w.item.Message, payload, &l.run.plan.Sinks[s])
+		l.bench.sinks[s].address(w, payload)
 	}
 }
 
 // deliver runs one sink's steps over its part of the batch and sends it.
 func (l *lane) deliver(ctx context.Context, index int) {
 	b, s := &l.bench.sinks[index], l.run.sinks[index]
-	if len(b.owners) == 0 {
+	if b.n == 0 {
 		return
 	}
-	if err := b.prepare(ctx, s.plan, l.run.telemetry); err != nil {
-		l.run.log.LogAttrs(ctx, slog.LevelWarn, "a step of a sink could not run; its messages wait", slog.String("error", err.Error()))
-		for i, it := range b.batch.Items {
-			m := it.Message.Clone()
-			l.judge(outgoing{l.bench.works[b.owners[i]].unit, part{sink: index, msg: m}}, message.ErrBehind)
-		}
-		return
-	}
-	for i, it := range b.batch.Items {
-		u := l.bench.works[b.owners[i]].unit
+	b.prepare(ctx, s.plan, l.run.telemetry, l.run.log)
+	for _, p := range b.parts[:b.n] {
 		switch {
-		case it.Failed() != nil:
-			l.deadLetter(u, it.Failed(), index, 1)
-		case it.Dropped() != "":
-			l.drop(u, it.Dropped())
+		case p.item.Failed() != nil:
+			l.deadLetter(p.unit, p.item.Failed(), index, 1)
+		case p.item.Dropped() != "":
+			l.drop(p.unit, p.item.Dropped())
 		}
 	}
 	if b.out.Len() == 0 {
 		return
 	}
-	failed := failures(s.send(ctx, &b.out), b.out.Len())
-	for i := range b.out.Messages {
-		m := &b.out.Messages[i]
-		u := l.bench.works[m.Origin].unit
+	failed := failures(s.send(ctx, &b.out), len(b.sent))
+	for i, p := range b.sent {
 		if failed == nil || failed[i] == nil {
-			l.delivered(u, s)
+			l.delivered(p.unit, s)
 			continue
 		}
-		l.judge(outgoing{u, part{sink: index, msg: m.Clone()}}, failed[i])
+		l.judge(outgoing{p.unit, part{sink: index, msg: b.out.Messages[i].Clone()}}, failed[i])
 	}
 }
 
@@ -278,16 +224,23 @@ func (l *lane) resend(ctx context.Context, index int) {
 }
 
 // failures spreads the answer of a handler over the messages of its batch. Nil
-// means that all were taken.
+// means that all were taken. A handler that names messages that it was not given has
+// a bug, and nothing it says counts.
 func failures(err error, n int) []error {
 	if err == nil {
 		return nil
 	}
 	failed := make([]error, n)
-	if partial, ok := errors.AsType[*message.PartialError](err); ok {
-		for _, f := range partial.Failed {
-			failed[f.Index] = f.Err
+	partial, ok := errors.AsType[*message.PartialError](err)
+	for i := 0; ok && i < len(partial.Failed); i++ {
+		f := partial.Failed[i]
+		if f.Index < 0 || f.Index >= n {
+			ok = false
+			break
 		}
+		failed[f.Index] = cmp.Or(f.Err, errNoReason())
+	}
+	if ok {
 		return failed
 	}
 	if !message.IsUnavailable(err) {
@@ -297,6 +250,10 @@ func failures(err error, n int) []error {
 		failed[i] = err
 	}
 	return failed
+}
+
+func errNoReason() error {
+	return &message.Reason{Code: "LS2601", Text: "the message was refused without a reason"}
 }
 
 // judge counts the attempt when the message was refused, and notes how long the peer
@@ -320,8 +277,7 @@ func (r *retry) final(attempts int) bool {
 	if message.IsUnavailable(r.err) {
 		return false
 	}
-	var reason *message.Reason
-	return r.part.attempts >= attempts || errors.As(r.err, &reason) && reason.Permanent
+	return r.part.attempts >= attempts || asReason(r.err).Permanent
 }
 
 // settleRetries dead-letters the parts that have had their tries and parks the
@@ -362,24 +318,27 @@ func (l *lane) wait(u *unit, after time.Duration) {
 		u.waits++
 	}
 	u.parked = true
+	// The record shares a buffer with its batch, which must not stay for one message.
+	u.record.Message = u.record.Message.Clone()
 	l.parking.park(u, time.Now().Add(backoff))
 }
 
 func (l *lane) delivered(u *unit, s *sink) {
 	s.count.delivered.Add(1)
-	l.settle(u, message.Delivered)
+	l.settle(u)
 }
 
 func (l *lane) drop(u *unit, by string) {
 	l.run.count.drop(by)
-	l.settle(u, message.Dropped)
+	l.settle(u)
 }
 
 // settle closes one part. The last part of a unit makes its offset ready to be
 // acknowledged.
-func (l *lane) settle(u *unit, o message.Outcome) {
-	if _, done := l.tally.Settle(u.origin, o); done {
+func (l *lane) settle(u *unit) {
+	if l.tally.Settle(u.origin) {
 		l.acks = append(l.acks, u.record.Offset)
+		l.run.finished(u)
 	}
 }
 

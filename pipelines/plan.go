@@ -1,6 +1,7 @@
 package pipelines
 
 import (
+	"slices"
 	"time"
 
 	"github.com/linkspan/linkspan/connectors"
@@ -47,8 +48,6 @@ type SourcePlan struct {
 
 	schema *schemas.Schema
 	build  func(connectors.Env) (connectors.Source, error)
-	// written are the headers that the source's own steps set.
-	written []string
 }
 
 // StepPlan is one step with its place.
@@ -71,9 +70,6 @@ type SinkPlan struct {
 	options []optionPlan
 	paths   *jsonscan.Set
 	scans   bool
-	// written are, by source, the headers that steps set: they leave through every
-	// sink that carries headers.
-	written map[string][]string
 }
 
 // optionPlan computes one option of a sink per message.
@@ -126,6 +122,30 @@ type Guarantee struct {
 	Level string `json:"level"`
 	// Because names the weakest link.
 	Because string `json:"because"`
+}
+
+func (p *Plan) hasSource(name string) bool {
+	return slices.ContainsFunc(p.Sources, func(s SourcePlan) bool { return s.Name == name })
+}
+
+// compute returns the values of the sink's computed options for a message.
+func (p *SinkPlan) compute(env *expression.Env) ([]string, error) {
+	if len(p.options) == 0 {
+		return nil, nil
+	}
+	values := make([]string, len(p.options))
+	for i := range p.options {
+		o := &p.options[i]
+		text, ok, err := o.program.Text(env)
+		if err != nil {
+			return nil, err
+		}
+		if !ok || len(o.allow) > 0 && !slices.Contains(o.allow, text) {
+			return nil, o.where.Reason("LS2502", "the computed option is null or not in its allow list")
+		}
+		values[i] = text
+	}
+	return values, nil
 }
 
 // Topic is the name of the pipeline's topic in the queue.

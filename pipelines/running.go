@@ -2,12 +2,14 @@ package pipelines
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,7 +36,15 @@ type running struct {
 	count        counters
 	seed         maphash.Seed
 
+	// opened is set when the topics are open.
+	opened  atomic.Bool
 	stopped atomic.Bool
+	// inFlight counts the bytes of the units in the lanes; room says that it went down.
+	inFlight atomic.Int64
+	room     chan struct{}
+	// moving is held while dead letters are moved, because what is moved twice at once
+	// would come twice.
+	moving sync.Mutex
 	// fail reports an error of storage, which ends the process.
 	fail func(error)
 }
@@ -54,7 +64,7 @@ func (r *running) stopping() bool { return r.stopped.Load() }
 
 func newRunning(p *Plan, o *Options, listeners *connectors.Listeners, fail func(error)) (*running, error) {
 	r := &running{
-		plan: p, queue: o.Queue, fail: fail, seed: maphash.MakeSeed(),
+		plan: p, queue: o.Queue, fail: fail, seed: maphash.MakeSeed(), room: make(chan struct{}, 1),
 		log:       o.Logger.With(slog.String("pipeline", p.Name)),
 		telemetry: &telemetry{tracer: o.Tracer, pipeline: p.Name},
 	}
@@ -151,7 +161,7 @@ func (r *running) supervise(ctx context.Context, s *source) error {
 	for {
 		started := time.Now()
 		s.set("running")
-		lost := s.outcome(ctx, s.current.Run(ctx, s.handler))
+		lost := s.outcome(ctx, run.Protect("in."+s.plan.Name, func() error { return s.current.Run(ctx, s.handler) }))
 		if lost == nil {
 			return nil
 		}
@@ -224,7 +234,7 @@ func (r *running) dispatch(ctx context.Context, lanes []chan []*unit) error {
 	o := newOrderer(r.plan)
 	shares := make([][]*unit, len(lanes))
 	turn := 0
-	for ctx.Err() == nil {
+	for r.waitForRoom(ctx) {
 		records, err := r.subscription.Receive(ctx, r.plan.Delivery.MaxInFlight)
 		if err != nil {
 			if ctx.Err() == nil && !errors.Is(err, queue.ErrClosed) {
@@ -249,12 +259,41 @@ func (r *running) dispatch(ctx context.Context, lanes []chan []*unit) error {
 	return nil
 }
 
+// maxInFlightBytes is where a pipeline stops to read the queue until lanes are
+// through with what they have.
+const maxInFlightBytes = 64 << 20
+
+// waitForRoom blocks while too many bytes are in flight. It returns false when ctx
+// ended.
+func (r *running) waitForRoom(ctx context.Context) bool {
+	for r.inFlight.Load() > maxInFlightBytes {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-r.room:
+		}
+	}
+	return ctx.Err() == nil
+}
+
+// finished lets go of a unit that is settled.
+func (r *running) finished(u *unit) {
+	u.record.Message = message.Message{}
+	r.inFlight.Add(-u.size)
+	select {
+	case r.room <- struct{}{}:
+	default:
+	}
+}
+
 // share makes units of records and puts each to its lane.
 func (r *running) share(records []queue.Record, o *orderer, shares [][]*unit, turn int) {
 	units := make([]unit, len(records))
 	for i := range records {
 		u := &units[i]
 		u.record = records[i]
+		u.size = int64(u.record.Message.Size())
+		r.inFlight.Add(u.size)
 		o.order(u)
 		lane := turn
 		if u.key != "" {
@@ -300,8 +339,17 @@ func (o *orderer) order(u *unit) {
 	}
 }
 
-// only narrows the sinks of a message that is a retried dead letter of one sink.
-func (r *running) only(m *message.Message, sinks []int) []int {
+// sinkKey is what a sink may know of a unit's key: that two are equal. The key itself
+// may be a field that the sink may not see.
+func (r *running) sinkKey(u *unit) []byte {
+	if u.key == "" {
+		return nil
+	}
+	return binary.LittleEndian.AppendUint64(nil, maphash.String(r.seed, u.key))
+}
+
+// narrow returns the sinks of a message that is a retried dead letter of one sink.
+func (r *running) narrow(m *message.Message, sinks []int) []int {
 	name := m.Headers.Text(headerSink)
 	if name == "" {
 		return sinks
@@ -315,7 +363,7 @@ func (r *running) only(m *message.Message, sinks []int) []int {
 }
 
 func (r *running) newLane() *lane {
-	l := &lane{run: r}
+	l := &lane{run: r, bench: bench{plan: r.plan, log: r.log, telemetry: r.telemetry}}
 	l.bench.sinks = make([]sinkBench, len(r.sinks))
 	return l
 }
@@ -326,7 +374,9 @@ func (r *running) startLanes(ctx, dispatchCtx context.Context, g *run.Group) {
 	}
 	lanes := make([]chan []*unit, r.plan.Delivery.Lanes)
 	for i := range lanes {
-		lanes[i] = make(chan []*unit, 1)
+		// Every share holds a unit in flight, so that a send never blocks and a slow lane
+		// holds up no other.
+		lanes[i] = make(chan []*unit, r.plan.Delivery.MaxInFlight)
 		l := r.newLane()
 		g.Go("lane", func(context.Context) error { return l.work(ctx, lanes[i]) })
 	}

@@ -35,6 +35,8 @@ type sink struct {
 	shut  time.Time
 	wait  time.Duration
 	cause string
+	// refusing: the last failure came from Handle, so that only Handle proves recovery.
+	refusing bool
 }
 
 // send hands a batch to the connector. The errors are those of message.Handler; when
@@ -43,9 +45,40 @@ func (s *sink) send(ctx context.Context, b *message.Batch) error {
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	err := run.Protect("out."+s.plan.Name, func() error { return s.handler.Handle(ctx, b) })
+	err := s.handle(ctx, b)
 	s.after(ctx, err)
 	return err
+}
+
+// handle hands a batch to the connector. When the connector panics, the messages are
+// handed over one by one, and the one that it panics on is refused.
+func (s *sink) handle(ctx context.Context, b *message.Batch) error {
+	err := run.Protect("out."+s.plan.Name, func() error { return s.handler.Handle(ctx, b) })
+	if _, panicked := errors.AsType[*run.PanicError](err); !panicked {
+		return err
+	}
+	if b.Len() == 1 {
+		return &message.PartialError{Failed: []message.Failed{{Index: 0, Err: panicReason(ctx, s.log, err)}}}
+	}
+	var failed []message.Failed
+	behind := map[string]bool{}
+	for i := range b.Messages {
+		key := string(b.Messages[i].Key)
+		err := error(message.ErrBehind)
+		if !behind[key] {
+			errs := failures(s.handle(ctx, &message.Batch{Messages: b.Messages[i : i+1]}), 1)
+			if errs == nil || errs[0] == nil {
+				continue
+			}
+			err = errs[0]
+		}
+		behind[key] = key != ""
+		failed = append(failed, message.Failed{Index: i, Err: err})
+	}
+	if failed == nil {
+		return nil
+	}
+	return &message.PartialError{Failed: failed}
 }
 
 // connect opens the sink ahead of its first message, so that an operator sees at once
@@ -76,14 +109,16 @@ func (s *sink) ready(ctx context.Context) error {
 	if open, err := s.gate(); open || err != nil { // another lane was faster
 		return err
 	}
-	err := s.inner.Open(ctx)
+	err := run.Protect("out."+s.plan.Name, func() error { return s.inner.Open(ctx) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
-		return s.close(ctx, fmt.Errorf("open: %w", err))
+		return s.shutGate(ctx, fmt.Errorf("open: %w", err))
 	}
 	s.open = true
-	s.recovered(ctx)
+	if !s.refusing {
+		s.recovered(ctx)
+	}
 	return nil
 }
 
@@ -107,14 +142,15 @@ func (s *sink) after(ctx context.Context, err error) {
 	case errors.As(err, &partial):
 		for _, f := range partial.Failed {
 			if message.IsUnavailable(f.Err) && !errors.Is(f.Err, message.ErrBehind) {
-				_ = s.close(ctx, f.Err)
+				s.refusing = true
+				_ = s.shutGate(ctx, f.Err)
 				return
 			}
 		}
 		s.recovered(ctx)
 	default:
-		s.open = false
-		_ = s.close(ctx, err)
+		s.open, s.refusing = false, true
+		_ = s.shutGate(ctx, err)
 	}
 }
 
@@ -122,17 +158,21 @@ func (s *sink) recovered(ctx context.Context) {
 	if s.wait > 0 {
 		s.log.LogAttrs(ctx, slog.LevelInfo, "sink is back")
 	}
-	s.wait, s.cause = 0, ""
+	s.wait, s.cause, s.refusing = 0, "", false
 }
 
-// close shuts the gate for the next backoff and returns the error that says so. A
-// context that ended is nobody's fault and shuts nothing.
-func (s *sink) close(ctx context.Context, err error) error {
+// shutGate shuts the gate for the next backoff and returns the error that says so. A
+// context that ended is nobody's fault and shuts nothing, and lanes that meet one
+// outage together shut it once.
+func (s *sink) shutGate(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return message.Unavailable(ctx.Err())
 	}
 	if s.wait == 0 {
 		s.log.LogAttrs(ctx, slog.LevelWarn, "sink is not available; its messages wait in the queue", slog.String("error", err.Error()))
+	}
+	if left := time.Until(s.shut); left > 0 {
+		return &message.UnavailableError{Err: err, After: left}
 	}
 	s.wait = min(max(2*s.wait, s.backoff.Min), s.backoff.Max)
 	wait := jitter(s.wait)

@@ -15,6 +15,9 @@ import (
 // ErrUnknownPipeline means that no pipeline of this name runs.
 var ErrUnknownPipeline = errors.New("no such pipeline")
 
+// ErrNotReady means that the pipeline's topics are not open yet.
+var ErrNotReady = errors.New("the pipeline is starting; try again in a moment")
+
 // Status describes a pipeline now. Counters start at zero with the process.
 type Status struct {
 	Name        string            `json:"pipeline"`
@@ -67,7 +70,7 @@ func (r *running) status() Status {
 		Name: r.plan.Name, File: r.plan.File, Hash: r.plan.Hash, Guarantee: r.plan.Guarantee,
 		Dropped: r.count.drops.read(), Dead: r.count.codes.read(),
 	}
-	if r.subscription != nil && r.operator != nil {
+	if r.opened.Load() {
 		sub := r.subscription.Stats()
 		s.Backlog, s.InFlight = sub.Backlog, sub.InFlight
 		s.DeadLetters = r.operator.Stats().Backlog
@@ -90,11 +93,16 @@ func (r *running) status() Status {
 	return s
 }
 
+// pipeline returns the pipeline of this name, once its topics are open.
 func (e *Engine) pipeline(name string) (*running, error) {
 	for _, r := range e.pipelines {
-		if r.plan.Name == name {
-			return r, nil
+		if r.plan.Name != name {
+			continue
 		}
+		if !r.opened.Load() {
+			return nil, ErrNotReady
+		}
+		return r, nil
 	}
 	return nil, fmt.Errorf("%w: %s", ErrUnknownPipeline, name)
 }
@@ -145,38 +153,62 @@ func (e *Engine) moveDead(ctx context.Context, name string, numbers []uint64, f 
 	if len(numbers) == 0 {
 		return 0, nil
 	}
+	r.moving.Lock()
+	defer r.moving.Unlock()
 	wanted := map[uint64]bool{}
 	for _, n := range numbers {
 		wanted[n] = true
 	}
-	pub := queue.TxPublish{Topic: r.topic}
-	ack := queue.TxAck{Subscription: r.operator}
+	m := mover{run: r, pub: queue.TxPublish{Topic: r.topic}, ack: queue.TxAck{Subscription: r.operator}}
 	for rec, err := range r.dead.Browse(ctx, slices.Min(numbers)) {
-		if err != nil {
-			return 0, err
+		if err == nil && wanted[rec.Offset] {
+			err = m.move(ctx, rec.Offset, f(&rec))
 		}
-		if len(ack.Offsets) == len(wanted) {
+		if err != nil {
+			return m.moved, err
+		}
+		if m.moved+len(m.ack.Offsets) == len(wanted) {
 			break
 		}
-		if !wanted[rec.Offset] {
-			continue
-		}
-		if m := f(&rec); m != nil {
-			pub.Messages = append(pub.Messages, *m)
-		}
-		ack.Offsets = append(ack.Offsets, rec.Offset)
 	}
-	if len(ack.Offsets) == 0 {
-		return 0, nil
+	return m.moved, m.flush(ctx)
+}
+
+// mover moves dead letters in units of bounded size.
+type mover struct {
+	run   *running
+	pub   queue.TxPublish
+	ack   queue.TxAck
+	size  int
+	moved int
+}
+
+func (m *mover) move(ctx context.Context, number uint64, msg *message.Message) error {
+	m.ack.Offsets = append(m.ack.Offsets, number)
+	if msg != nil {
+		m.pub.Messages = append(m.pub.Messages, *msg)
+		m.size += msg.Size()
 	}
-	tx := queue.Tx{Ack: []queue.TxAck{ack}}
-	if len(pub.Messages) > 0 {
-		tx.Publish = []queue.TxPublish{pub}
+	if m.size < maxTx && len(m.ack.Offsets) < 10_000 {
+		return nil
 	}
-	if err := r.queue.Atomic(ctx, tx); err != nil {
-		return 0, err
+	return m.flush(ctx)
+}
+
+func (m *mover) flush(ctx context.Context) error {
+	if len(m.ack.Offsets) == 0 {
+		return nil
 	}
-	return len(ack.Offsets), nil
+	tx := queue.Tx{Ack: []queue.TxAck{m.ack}}
+	if len(m.pub.Messages) > 0 {
+		tx.Publish = []queue.TxPublish{m.pub}
+	}
+	if err := m.run.queue.Atomic(ctx, tx); err != nil {
+		return err
+	}
+	m.moved += len(m.ack.Offsets)
+	m.ack.Offsets, m.pub.Messages, m.size = nil, nil, 0
+	return nil
 }
 
 // expireDead removes dead letters that are older than the pipeline keeps them.
@@ -196,6 +228,8 @@ func (r *running) expireDead(ctx context.Context) error {
 }
 
 func (r *running) expireOnce(ctx context.Context) error {
+	r.moving.Lock()
+	defer r.moving.Unlock()
 	oldest := time.Now().Add(-r.plan.Delivery.DeadLetter.Keep)
 	var expired []uint64
 	for rec, err := range r.dead.Browse(ctx, 0) {

@@ -120,16 +120,22 @@ func (t *telemetry) lane(ctx context.Context, units []*unit) (context.Context, f
 	return ctx, func() { span.End() }
 }
 
-// step runs a step, in a span when its batch has one.
-func (t *telemetry) step(ctx context.Context, s *StepPlan, b *transform.Batch) error {
-	if t.tracer == nil || !trace.SpanContextFromContext(ctx).IsSampled() {
-		return s.step.Apply(ctx, b)
+// steps runs steps, each in a span when its batch has one.
+func (t *telemetry) steps(ctx context.Context, steps []StepPlan, b *transform.Batch) {
+	traced := t.tracer != nil && trace.SpanContextFromContext(ctx).IsSampled()
+	for i := range steps {
+		if !traced {
+			steps[i].step.Apply(ctx, b)
+			continue
+		}
+		t.traceStep(ctx, &steps[i], b)
 	}
+}
+
+func (t *telemetry) traceStep(ctx context.Context, s *StepPlan, b *transform.Batch) {
 	ctx, span := t.tracer.Start(ctx, s.Where.Step, t.attributes(s.Where.Step))
 	defer span.End()
-	err := s.step.Apply(ctx, b)
-	note(span, err)
-	return err
+	s.step.Apply(ctx, b)
 }
 
 func (t *telemetry) attributes(component string) trace.SpanStartEventOption {
@@ -139,12 +145,8 @@ func (t *telemetry) attributes(component string) trace.SpanStartEventOption {
 // finish ends a span. The text of an error may quote a peer, so only its presence is
 // recorded.
 func finish(span trace.Span, err error) {
-	note(span, err)
-	span.End()
-}
-
-func note(span trace.Span, err error) {
 	if err != nil {
 		span.SetStatus(codes.Error, "not taken")
 	}
+	span.End()
 }

@@ -17,6 +17,8 @@ type unit struct {
 	key string
 	// refused is set when the ordering key could not be computed.
 	refused *message.Reason
+	// size counts against the bytes in flight.
+	size int64
 	// origin is the unit's place in the lane's tally.
 	origin int
 	// parts are what is left to send, once the steps have run.

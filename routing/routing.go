@@ -5,6 +5,7 @@ package routing
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/linkspan/linkspan/internal/config"
 	"github.com/linkspan/linkspan/internal/expression"
@@ -142,7 +143,7 @@ func (c *compiler) destination(n config.Node) Destination {
 	case n.IsMapping():
 		c.onlyKeys(n, "drop")
 		reason := n.Get("drop")
-		if !reason.IsScalar() || reason.IsNull() {
+		if !reason.IsScalar() || reason.IsNull() || strings.TrimSpace(reason.Text()) == "" {
 			c.report.Errorf(n, "LS1313", "write {drop: \"REASON\"}", "a drop needs a reason")
 			return d
 		}

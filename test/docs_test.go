@@ -435,9 +435,7 @@ func apply(t *testing.T, steps []transform.Step, set *jsonscan.Set, payload stri
 	}
 	b := &transform.Batch{Items: []*transform.Item{it}}
 	for _, s := range steps {
-		if err := s.Apply(t.Context(), b); err != nil {
-			t.Fatal(err)
-		}
+		s.Apply(t.Context(), b)
 	}
 	switch {
 	case it.Failed() != nil:

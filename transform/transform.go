@@ -10,6 +10,7 @@ package transform
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/linkspan/linkspan/internal/config"
@@ -21,10 +22,10 @@ import (
 )
 
 // Step changes a batch. Apply is called by one lane at a time for a batch, and
-// concurrently for different batches, so a Step holds no state of a message. A
-// returned error means that the whole batch must be repeated.
+// concurrently for different batches, so a Step holds no state of a message. What
+// goes wrong is told to the item that it goes wrong for.
 type Step interface {
-	Apply(ctx context.Context, b *Batch) error
+	Apply(ctx context.Context, b *Batch)
 }
 
 // Batch is what steps work on.
@@ -45,14 +46,37 @@ type Item struct {
 
 	reason  *message.Reason
 	dropped string
+	written []string
 }
 
 // Reset points the item at a message with the paths of a plan.
 func (it *Item) Reset(m *message.Message, set *jsonscan.Set) {
 	it.Message = *m
 	it.Doc.Reset(set, m.Payload)
-	it.reason, it.dropped = nil, ""
+	it.reason, it.dropped, it.written = nil, "", it.written[:0]
 }
+
+// SetHeader writes a header, or removes it when v is null. What a step writes leaves
+// through every sink that carries headers; what the sender wrote does not.
+func (it *Item) SetHeader(name string, v message.Value) {
+	// The list may still belong to the queue's record.
+	headers := append(make(message.Headers, 0, len(it.Message.Headers)+1), it.Message.Headers...)
+	if v.Kind() == message.KindNull {
+		headers.Del(name)
+	} else {
+		headers.Set(name, v)
+	}
+	it.Message.Headers = headers
+	if !slices.Contains(it.written, name) {
+		it.written = append(it.written, name)
+	}
+}
+
+// Written returns the headers that steps have written on the message.
+func (it *Item) Written() []string { return it.written }
+
+// Inherit makes the item count headers as written that were written on its way here.
+func (it *Item) Inherit(written []string) { it.written = append(it.written[:0], written...) }
 
 // Live reports whether the message is neither failed nor dropped.
 func (it *Item) Live() bool { return it.reason == nil && it.dropped == "" }
@@ -170,6 +194,10 @@ func (c *Compiler) Target(n config.Node, text string) (Target, bool) {
 	root, rest := splitRoot(text)
 	switch root {
 	case "headers":
+		if strings.HasPrefix(rest, reserved) || strings.HasPrefix(rest, `["`+reserved) {
+			c.Report.Errorf(n, "LS1301", "choose another name", "headers that start with %s are linkspan's own", reserved)
+			return Target{}, false
+		}
 		if name, ok := headerName(rest); ok {
 			return Target{Header: name}, true
 		}
@@ -189,14 +217,8 @@ func (c *Compiler) Target(n config.Node, text string) (Target, bool) {
 	}
 }
 
-// HeaderTarget returns the header that a key such as headers.x-y names.
-func HeaderTarget(key string) (name string, ok bool) {
-	root, rest := splitRoot(key)
-	if root != "headers" {
-		return "", false
-	}
-	return headerName(rest)
-}
+// reserved is the prefix of headers that linkspan itself writes.
+const reserved = "linkspan."
 
 func splitRoot(text string) (root, rest string) {
 	for i := range len(text) {

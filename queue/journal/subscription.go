@@ -78,13 +78,21 @@ func (s *subscription) giveBack(handouts []delivery.Handout) {
 	}
 }
 
+// maxReceive is where one Receive stops, so that large messages do not fill the
+// memory of a receiver that asks for many.
+const maxReceive = 8 * mib
+
 // fetch reads messages into one buffer that belongs to the receiver.
 func (s *subscription) fetch(handouts []delivery.Handout) ([]queue.Record, error) {
 	c := cursor{topic: s.s.topic}
 	found := make([]pointer, 0, len(handouts))
 	kept := handouts[:0:0]
 	size := 0
-	for _, h := range handouts {
+	for i, h := range handouts {
+		if size >= maxReceive {
+			s.giveBack(handouts[i:])
+			break
+		}
 		p, err := c.find(h.Offset)
 		if errors.Is(err, errGone) {
 			s.e.lose(gap{topic: s.s.topic, first: h.Offset, end: h.Offset + 1})

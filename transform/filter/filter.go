@@ -33,7 +33,7 @@ type step struct {
 }
 
 // Apply implements transform.Step.
-func (s *step) Apply(_ context.Context, b *transform.Batch) error {
+func (s *step) Apply(_ context.Context, b *transform.Batch) {
 	for _, it := range b.Items {
 		if !it.Live() {
 			continue
@@ -46,5 +46,4 @@ func (s *step) Apply(_ context.Context, b *transform.Batch) error {
 			it.Drop(s.where.Step)
 		}
 	}
-	return nil
 }

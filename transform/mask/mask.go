@@ -144,7 +144,7 @@ func compileMethod(n config.Node, c *transform.Compiler) Func {
 }
 
 // Apply implements transform.Step.
-func (s *step) Apply(_ context.Context, b *transform.Batch) error {
+func (s *step) Apply(_ context.Context, b *transform.Batch) {
 	var buf []byte
 	for _, it := range b.Items {
 		if !it.Live() {
@@ -157,7 +157,6 @@ func (s *step) Apply(_ context.Context, b *transform.Batch) error {
 			}
 		}
 	}
-	return nil
 }
 
 func (r *rule) apply(it *transform.Item, buf *[]byte) error {

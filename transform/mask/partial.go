@@ -14,6 +14,9 @@ import (
 // minHidden is how many characters must stay hidden for any to be shown.
 const minHidden = 4
 
+// maxShown bounds what may be asked to be shown.
+const maxShown = 1000
+
 type partial struct {
 	// First and Last are the characters (grapheme clusters) kept at either end.
 	First int `yaml:"first"`
@@ -35,8 +38,8 @@ func compilePartial(args config.Node, c *transform.Compiler) Func {
 	if len(c.Report.Problems()) > before {
 		return nil
 	}
-	if p.First < 0 || p.Last < 0 || p.First+p.Last == 0 || utf8.RuneCountInString(p.Char) != 1 {
-		c.Report.Errorf(args, "LS1305", "write {partial: {first: 2, last: 4, char: \"*\"}}", "first and last must not be negative or both 0, and char is one character")
+	if p.First < 0 || p.Last < 0 || p.First > maxShown || p.Last > maxShown || p.First+p.Last == 0 || utf8.RuneCountInString(p.Char) != 1 {
+		c.Report.Errorf(args, "LS1305", "write {partial: {first: 2, last: 4, char: \"*\"}}", "first and last must be between 0 and 1000 and not both 0, and char is one character")
 		return nil
 	}
 	return p.mask

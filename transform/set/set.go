@@ -77,7 +77,7 @@ func overlap(a, b transform.Target) bool {
 }
 
 // Apply implements transform.Step.
-func (s *setStep) Apply(_ context.Context, b *transform.Batch) error {
+func (s *setStep) Apply(_ context.Context, b *transform.Batch) {
 	w := writer{fields: make([]span, len(s.writes)), headers: make([]message.Value, len(s.writes))}
 	for _, it := range b.Items {
 		if !it.Live() {
@@ -87,7 +87,6 @@ func (s *setStep) Apply(_ context.Context, b *transform.Batch) error {
 			it.Fail(s.where.AsReason(err))
 		}
 	}
-	return nil
 }
 
 type span struct{ from, to int }
@@ -110,7 +109,7 @@ func (w *writer) apply(s *setStep, b *transform.Batch, it *transform.Item) error
 	for i := range s.writes {
 		t := &s.writes[i].target
 		if t.Header != "" {
-			setHeader(it, t.Header, w.headers[i])
+			it.SetHeader(t.Header, w.headers[i])
 			continue
 		}
 		if err := it.Doc.Set(t.Slot, w.buf[w.fields[i].from:w.fields[i].to]); err != nil {
@@ -143,18 +142,6 @@ func (w *writer) compute(x *write, i int, env *expression.Env) error {
 	return nil
 }
 
-// setHeader replaces a header in a copy of the list, because the list may still
-// belong to the queue's record.
-func setHeader(it *transform.Item, name string, v message.Value) {
-	headers := append(make(message.Headers, 0, len(it.Message.Headers)+1), it.Message.Headers...)
-	if v.Kind() == message.KindNull {
-		headers.Del(name)
-	} else {
-		headers.Set(name, v)
-	}
-	it.Message.Headers = headers
-}
-
 func pathReason(w transform.Where, path jsonscan.Path, err error) error {
 	if errors.Is(err, jsonscan.ErrParentKind) {
 		return w.Reason("LS2210", "payload.%s cannot be written: a parent of it is not an object", path)
@@ -181,6 +168,12 @@ func compileUnset(n config.Node, c *transform.Compiler) transform.Step {
 		if !ok {
 			return nil
 		}
+		for _, other := range s.targets {
+			if shifts(other, target) {
+				c.Report.Errorf(item, "LS1304", "remove them in two steps, the higher index first", "removing one element moves the other")
+				return nil
+			}
+		}
 		s.targets = append(s.targets, target)
 	}
 	for _, t := range s.targets {
@@ -191,8 +184,22 @@ func compileUnset(n config.Node, c *transform.Compiler) transform.Step {
 	return s
 }
 
+// shifts reports whether removing one target moves what the other names.
+func shifts(a, b transform.Target) bool {
+	for i := range min(len(a.Path), len(b.Path)) {
+		x, y := a.Path[i], b.Path[i]
+		if x.Kind != jsonscan.Member && y.Kind != jsonscan.Member && x != y {
+			return len(a.Path) == i+1 || len(b.Path) == i+1
+		}
+		if x != y {
+			return false
+		}
+	}
+	return false
+}
+
 // Apply implements transform.Step.
-func (s *unsetStep) Apply(_ context.Context, b *transform.Batch) error {
+func (s *unsetStep) Apply(_ context.Context, b *transform.Batch) {
 	for _, it := range b.Items {
 		if !it.Live() {
 			continue
@@ -201,12 +208,11 @@ func (s *unsetStep) Apply(_ context.Context, b *transform.Batch) error {
 			t := &s.targets[i]
 			if t.Header != "" {
 				if _, there := it.Message.Headers.Get(t.Header); there {
-					setHeader(it, t.Header, message.Value{})
+					it.SetHeader(t.Header, message.Value{})
 				}
 				continue
 			}
 			it.Doc.Unset(t.Slot)
 		}
 	}
-	return nil
 }

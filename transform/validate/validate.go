@@ -68,7 +68,7 @@ func (s *step) reason(err error) *message.Reason {
 }
 
 // Apply implements transform.Step.
-func (s *step) Apply(_ context.Context, b *transform.Batch) error {
+func (s *step) Apply(_ context.Context, b *transform.Batch) {
 	for _, it := range b.Items {
 		if !it.Live() {
 			continue
@@ -77,5 +77,4 @@ func (s *step) Apply(_ context.Context, b *transform.Batch) error {
 			it.Fail(s.reason(err))
 		}
 	}
-	return nil
 }
