@@ -90,9 +90,10 @@ type planner struct {
 	file    pipelineFile
 	schemas map[string]*schemas.Schema
 	paths   *jsonscan.Builder
-	// payload is the type after the sources, nil when not known.
-	payload *schemas.Type
-	scans   bool
+	// received is the type of what the sources receive, payload after their steps. Nil:
+	// not known.
+	received, payload *schemas.Type
+	scans             bool
 	// untyped are the sources without a schema.
 	untyped []config.Field
 }
@@ -100,6 +101,10 @@ type planner struct {
 func (c *planner) compile() {
 	config.Decode(c.root, &c.file, c.report)
 	c.plan.Name = c.file.Pipeline
+	if n := c.root.Get("pipeline"); n.IsReference() {
+		c.report.Errorf(n, "LS1320", "write the name out", "the name of a pipeline names its topics, so it cannot be a reference")
+		return
+	}
 	if c.plan.Name != "" && !regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$`).MatchString(c.plan.Name) {
 		c.report.Errorf(c.root.Get("pipeline"), "LS1320", "use letters, digits, - and _, at most 100", "%q is not a pipeline name", c.plan.Name)
 	}
@@ -138,6 +143,9 @@ func (c *planner) warnUntyped() {
 
 func (c *planner) loadSchemas() {
 	c.schemas = map[string]*schemas.Schema{}
+	if !c.file.Schemas.IsZero() && !c.file.Schemas.IsMapping() {
+		c.report.Errorf(c.file.Schemas, "LS1110", "write NAME: FILE.json, one a line", "schemas is a mapping")
+	}
 	for _, f := range c.file.Schemas.Fields() {
 		name := f.Value.Text()
 		if name == "" {
@@ -241,7 +249,7 @@ func (c *planner) compileOrder() {
 		return
 	}
 	paths := &jsonscan.Builder{}
-	scope := expression.Scope{Payload: c.payload, Paths: paths}
+	scope := expression.Scope{Payload: c.received, Paths: paths}
 	p := expression.Compile(d.OrderBy, expression.Anything, scope, "delivery.order_by", c.report)
 	if p == nil {
 		return
@@ -264,16 +272,18 @@ func (c *planner) compileSources() {
 		c.report.Errorf(c.file.In, "LS1324", "write NAME: {http: {listen: 127.0.0.1:8080, path: /}}", "in needs at least one source")
 	}
 	for i, f := range fields {
-		t := c.compileSource(f)
+		received, after := c.compileSource(f)
 		if i == 0 {
-			c.payload = t
+			c.received, c.payload = received, after
 		} else {
-			c.payload = schemas.Join(c.payload, t)
+			c.received, c.payload = schemas.Join(c.received, received), schemas.Join(c.payload, after)
 		}
 	}
 }
 
-func (c *planner) compileSource(f config.Field) *schemas.Type {
+// compileSource returns the type of the payload as it is received and after the
+// source's own steps.
+func (c *planner) compileSource(f config.Field) (received, after *schemas.Type) {
 	at := f.Key.Position()
 	s := SourcePlan{Name: f.Name}
 	sc := c.stepCompiler(nil, c.paths)
@@ -298,10 +308,11 @@ func (c *planner) compileSource(f config.Field) *schemas.Type {
 	} else if s.Connector != "" {
 		c.untyped = append(c.untyped, f)
 	}
+	received = sc.Scope.Payload
 	s.Steps = append(s.Steps, c.compileSteps(f.Value.Get("steps"), "in."+f.Name+".steps", sc)...)
 	c.scans = c.scans || sc.Payload
 	c.plan.Sources = append(c.plan.Sources, s)
-	return sc.Scope.Payload
+	return received, sc.Scope.Payload
 }
 
 // endpoint finds the connector among the keys of an input or output.

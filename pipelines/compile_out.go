@@ -83,6 +83,9 @@ func (c *planner) compileOptions(s *SinkPlan, connector connectors.Spec, node co
 		if p == nil {
 			continue
 		}
+		if o.Destination && len(o.Allow) == 0 && p.Prefix() == "" {
+			c.report.Errorf(o.Expr.Node, "LS1332", "start it with a text: '\"orders/\" + …', or add allow: [a, b]", "a computed destination must start with a literal text or have an allow list, so that a sender cannot choose any")
+		}
 		sc.Payload = sc.Payload || p.ReadsPayload()
 		s.options = append(s.options, optionPlan{program: p, allow: o.Allow, where: where})
 	}
@@ -91,8 +94,8 @@ func (c *planner) compileOptions(s *SinkPlan, connector connectors.Spec, node co
 func (c *planner) checkDelivery() {
 	d := &c.plan.Delivery
 	n := c.file.Delivery
-	if d.Retry.Attempts < 1 || d.MaxInFlight < 1 || d.Lanes < 1 || d.Lanes > 1024 || d.StopTimeout <= 0 {
-		c.report.Errorf(n, "LS1327", "use positive numbers", "attempts, max_in_flight, lanes and stop_timeout must be positive (lanes at most 1024)")
+	if d.Retry.Attempts < 1 || d.MaxInFlight < 1 || d.MaxInFlight > 100_000 || d.Lanes < 1 || d.Lanes > 1024 || d.StopTimeout <= 0 || d.DeadLetter.Keep <= 0 {
+		c.report.Errorf(n, "LS1327", "use positive numbers", "attempts, max_in_flight (at most 100000), lanes (at most 1024), stop_timeout and dead_letter.keep must be positive")
 	}
 	c.plan.Guarantee = c.guarantee()
 	switch d.Guarantee {
@@ -101,7 +104,7 @@ func (c *planner) checkDelivery() {
 		c.report.Errorf(n.Get("guarantee"), "LS1328", "assert "+c.plan.Guarantee.Level+", or change what it names",
 			"the pipeline gives only %s: %s", c.plan.Guarantee.Level, c.plan.Guarantee.Because)
 	default:
-		c.report.Errorf(n.Get("guarantee"), "LS1327", config.Suggest(d.Guarantee, []string{"at-most-once", "at-least-once", "effectively-once"}), "there is no guarantee %q", d.Guarantee)
+		c.report.Errorf(n.Get("guarantee"), "LS1327", config.Suggest(d.Guarantee, []string{"at-most-once", "at-least-once", "effectively-once"}), "there is no guarantee of this name")
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -35,6 +36,12 @@ type fake struct {
 	sinks map[string]func(*message.Message) error
 	got   map[string][]string // sink → what it took, in order
 	calls int
+	// raw, if set, is what sinks do instead.
+	raw func(*message.Batch) error
+	// hold, if set, keeps sources running after their input until it is closed.
+	hold chan struct{}
+	// start, if set, is called when a source starts.
+	start func()
 }
 
 type fakeConfig struct {
@@ -58,10 +65,19 @@ func (f *fake) spec() connectors.Spec {
 type fakeSource struct{ f *fake }
 
 func (s fakeSource) Run(ctx context.Context, next message.Handler) error {
+	if s.f.start != nil {
+		s.f.start()
+	}
 	for from := 0; from < len(s.f.input); from += 7 {
-		b := message.Batch{Messages: s.f.input[from:min(from+7, len(s.f.input))]}
+		b := message.Batch{Messages: slices.Clone(s.f.input[from:min(from+7, len(s.f.input))])}
 		if err := next.Handle(ctx, &b); err != nil {
 			return err
+		}
+	}
+	if s.f.hold != nil {
+		select {
+		case <-s.f.hold:
+		case <-ctx.Done():
 		}
 	}
 	return connectors.ErrEnd
@@ -79,6 +95,9 @@ func (s *fakeSink) Close(context.Context) error { return nil }
 // Handle keeps the contract: after a message was not taken, later ones of its key
 // are not either.
 func (s *fakeSink) Handle(_ context.Context, b *message.Batch) error {
+	if s.f.raw != nil {
+		return s.f.raw(b)
+	}
 	s.f.mu.Lock()
 	defer s.f.mu.Unlock()
 	s.f.calls++
@@ -152,6 +171,18 @@ func runPipeline(t *testing.T, f *fake, yaml string) []pipelines.DeadLetter {
 
 func compilePipeline(t *testing.T, f *fake, yaml string) *pipelines.Plan {
 	t.Helper()
+	d, report := loadPipeline(t, f, yaml)
+	if report.Failed() {
+		for _, p := range report.Problems() {
+			t.Error(p.Text())
+		}
+		t.FailNow()
+	}
+	return d.Plans[0]
+}
+
+func loadPipeline(t *testing.T, f *fake, yaml string) (*pipelines.Deployment, *config.Report) {
+	t.Helper()
 	if f.got == nil {
 		f.got = map[string][]string{}
 	}
@@ -165,15 +196,9 @@ func compilePipeline(t *testing.T, f *fake, yaml string) *pipelines.Plan {
 	}
 	var report config.Report
 	d := pipelines.Load([]string{name}, pipelines.Registry{
-		Connectors: []connectors.Spec{f.spec()}, Steps: all.Specs(), Keys: key, Queue: memory.New().Caps(),
-	}, config.Lookup{}, &report)
-	if report.Failed() {
-		for _, p := range report.Problems() {
-			t.Error(p.Text())
-		}
-		t.FailNow()
-	}
-	return d.Plans[0]
+		Connectors: []connectors.Spec{f.spec()}, Steps: append(all.Specs(), boom()), Keys: key, Queue: memory.New().Caps(),
+	}, config.Lookup{Env: func(string) (string, bool) { return "S3CRET", true }}, &report)
+	return d, &report
 }
 
 func payloads(texts ...string) []message.Message {

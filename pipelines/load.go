@@ -58,10 +58,17 @@ func Load(paths []string, reg Registry, lookup config.Lookup, r *config.Report) 
 			files = append(files, f)
 		}
 	}
+	settings := ""
 	for _, f := range files {
-		if f.kind == "deployment" {
-			d.Settings.read(f.file.Root(), &reg, r)
+		if f.kind != "deployment" {
+			continue
 		}
+		if settings != "" {
+			r.Errorf(f.file.Root().Get("deployment"), "LS1329", "keep one of them", "the deployment has settings in %s too", settings)
+			continue
+		}
+		settings = f.file.Name
+		d.Settings.read(f.file.Root(), &reg, r)
 	}
 	seen := map[string]string{}
 	for _, f := range files {

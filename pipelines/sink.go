@@ -64,7 +64,7 @@ func (s *sink) handle(ctx context.Context, b *message.Batch) error {
 	behind := map[string]bool{}
 	for i := range b.Messages {
 		key := string(b.Messages[i].Key)
-		err := error(message.ErrBehind)
+		err := message.ErrBehind
 		if !behind[key] {
 			errs := failures(s.handle(ctx, &message.Batch{Messages: b.Messages[i : i+1]}), 1)
 			if errs == nil || errs[0] == nil {

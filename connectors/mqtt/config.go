@@ -203,7 +203,7 @@ type SinkConfig struct {
 }
 
 func sinkDefaults() SinkConfig {
-	return SinkConfig{QoS: 1, Version: "5", MaxInFlight: 256, Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+	return SinkConfig{Topic: config.Option{Destination: true}, QoS: 1, Version: "5", MaxInFlight: 256, Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
 }
 
 // Check implements connectors.Checker.

@@ -46,6 +46,8 @@ type File struct {
 	lines  []string
 	root   *yaml.Node
 	lookup Lookup
+	// hidden are the scalars that were read as secrets.
+	hidden []*yaml.Node
 }
 
 // Parse reads one YAML document. Problems go to the report; the File is nil when
@@ -117,17 +119,38 @@ func (f *File) line(n int) string {
 	if n < 1 || n > len(f.lines) {
 		return ""
 	}
-	return hideSecrets(f.lines[n-1])
+	return hideSecrets(f.starred(n))
+}
+
+// starred returns a line with the scalars that were read as secrets starred out. The
+// width stays, and the caret with it.
+func (f *File) starred(n int) string {
+	line := []rune(f.lines[n-1])
+	for _, y := range f.hidden {
+		if y.Line != n || y.Column > len(line) {
+			continue
+		}
+		end := min(y.Column-1+utf8.RuneCountInString(y.Value)+2, len(line)) // with quotes
+		if y.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) == 0 {
+			end = min(y.Column-1+utf8.RuneCountInString(y.Value), len(line))
+		} else if i := strings.LastIndexAny(string(line), "\"'"); i >= 0 {
+			end = max(end, min(utf8.RuneCountInString(string(line)[:i])+1, len(line)))
+		}
+		for i := y.Column - 1; i < end; i++ {
+			line[i] = '*'
+		}
+	}
+	return string(line)
 }
 
 // hideSecrets stars out what stands where a secret would, and the password of an
 // address, in a line that is shown with a problem. The width stays, and the caret with
 // it.
 func hideSecrets(line string) string {
-	const pattern = `(?i)\b(?:pass(?:word|code|phrase)|secret|token|bearer|keys)["']?\s*:\s*([^\s$,}\]][^,}\]]*)|://[^/\s:@]*:([^/\s@]+)@`
+	const pattern = `(?i)\b(?:pass(?:word|code|phrase)|secret|token|bearer|keys)["']?\s*:\s*("(?:[^"$][^"]*)?"|'(?:[^'$][^']*)?'|[^\s"'$,}\]][^,}\]]*|["'][^$"'][^,}\]]*)|\busers\s*:\s*\{([^}]*)|://[^/\s:@]*:([^/\s@]+)@`
 	out := []byte(line)
 	for _, m := range regexp.MustCompile(pattern).FindAllSubmatchIndex(out, -1) {
-		for _, group := range [][]int{m[2:4], m[4:6]} {
+		for _, group := range [][]int{m[2:4], m[4:6], m[6:8]} {
 			if group[0] >= 0 {
 				stars := strings.Repeat("*", utf8.RuneCount(out[group[0]:group[1]]))
 				out = append(append(append([]byte{}, out[:group[0]]...), stars...), out[group[1]:]...)
@@ -162,7 +185,7 @@ func (f *File) syntaxProblem(r *Report, err error) {
 	line, column, text := yamlErrorPlace(err)
 	text = strings.Join(strings.Fields(text), " ")
 	fix := "check the indentation and the quotes of this line and of the one before"
-	if f.line(line) != f.lines[min(line, len(f.lines))-1] {
+	if f.line(line) != f.lines[min(line, len(f.lines))-1] { // it shows a secret
 		f.problem(r, line, column, "LS1102", "put the secret into ${env:NAME} or ${file:PATH}", "this is not valid YAML, at a value that is not shown")
 		return
 	}

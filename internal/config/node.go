@@ -148,13 +148,16 @@ func (n Node) PositionAt(offset int) Position {
 	default:
 		p.Column += utf8.RuneCountInString(before)
 	}
+	if y.Style&yaml.FoldedStyle != 0 || p.Column > utf8.RuneCountInString(n.file.line(p.Line))+1 {
+		return n.Position() // the text was folded from several lines
+	}
 	return p
 }
 
 func indentOf(line string) int { return len(line) - len(strings.TrimLeft(line, " ")) }
 
 func (n Node) problem(code, fix, message string) Problem {
-	p := Problem{Position: n.Position(), Code: code, Path: n.path, Message: message, Fix: fix, Width: 1}
+	p := Problem{Position: n.Position(), Code: code, Path: n.path, Message: message, Fix: fix, Width: 1, file: n.file}
 	if n.y == nil {
 		return p
 	}
@@ -196,6 +199,13 @@ func (n Node) CutByComment() bool {
 
 func referencePattern() *regexp.Regexp {
 	return regexp.MustCompile(`^\$\{(env|file):([^{}]+)\}$`)
+}
+
+// hide keeps the scalar out of every line that is shown.
+func (n Node) hide() {
+	if y := n.resolved(); y != nil && y.Kind == yaml.ScalarNode && !n.IsReference() {
+		n.file.hidden = append(n.file.hidden, y)
+	}
 }
 
 // IsReference reports whether the scalar is a whole ${env:…} or ${file:…}.

@@ -53,6 +53,8 @@ type Problem struct {
 	Source string `json:"source,omitempty"`
 	// Width is the number of characters that the caret marks, at least 1.
 	Width int `json:"-"`
+
+	file *File // of which Source is read when all secrets in it are known
 }
 
 // Error returns the first line of the text form.
@@ -125,6 +127,11 @@ func (r *Report) Warnf(n Node, code, fix, format string, args ...any) {
 // Problems returns what was collected, ordered by file, line and column.
 func (r *Report) Problems() []Problem {
 	out := slices.Clone(r.problems)
+	for i := range out {
+		if out[i].file != nil {
+			out[i].Source = out[i].file.line(out[i].Line)
+		}
+	}
 	slices.SortStableFunc(out, func(a, b Problem) int {
 		if c := strings.Compare(a.File, b.File); c != 0 {
 			return c

@@ -39,14 +39,17 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
 
 // DecodeConfig implements Decoder.
 func (s *Secret) DecodeConfig(n Node, r *Report) {
-	if !n.IsScalar() {
-		r.Errorf(n, "LS1110", "write ${env:NAME} or ${file:PATH}", "a text is needed here")
+	n.hide()
+	if !n.IsScalar() || n.IsNull() {
+		r.Errorf(n, "LS1110", "write ${env:NAME} or ${file:PATH}", "a secret is needed here")
 		return
 	}
 	text, ok := n.resolve(r)
-	if ok {
-		s.text = text
+	if ok && text == "" {
+		r.Errorf(n, "LS1109", "set it; an empty secret would let anybody in", "the secret is empty")
+		return
 	}
+	s.text = text
 }
 
 // Size is a number of bytes, written as 512, 64KiB, 4MiB or 1GiB.
@@ -60,7 +63,7 @@ func (s *Size) DecodeConfig(n Node, r *Report) {
 	}
 	v, err := ParseSize(text)
 	if err != nil {
-		r.Errorf(n, "LS1110", "write a size such as 512KiB, 4MiB or 1GiB", "%s", err)
+		r.Errorf(n, "LS1110", "write a size such as 512KiB, 4MiB or 1GiB", "a size is needed here, not %s", describe(n))
 		return
 	}
 	*s = v
@@ -71,7 +74,7 @@ func ParseSize(text string) (Size, error) {
 	text = strings.TrimSpace(text)
 	digits := strings.TrimRight(text, "kKMGTiB ")
 	value, err := strconv.ParseFloat(digits, 64)
-	if err != nil || value < 0 {
+	if err != nil || !(value >= 0) { // NaN too
 		return 0, fmt.Errorf("%q is not a size", text)
 	}
 	scale, ok := map[string]float64{
@@ -94,7 +97,7 @@ func ParseDuration(text string) (time.Duration, error) {
 	}{{"d", 24 * time.Hour}, {"w", 7 * 24 * time.Hour}} {
 		if number, ok := strings.CutSuffix(text, unit.suffix); ok {
 			v, err := strconv.ParseFloat(number, 64)
-			if err != nil || v < 0 || v > 36500 {
+			if err != nil || !(v >= 0 && v <= 36500) { // NaN too
 				return 0, fmt.Errorf("%q is not a duration", text)
 			}
 			return time.Duration(v * float64(unit.d)), nil
@@ -126,7 +129,7 @@ func (b *Backoff) DecodeConfig(n Node, r *Report) {
 	minWait, err1 := ParseDuration(low)
 	maxWait, err2 := ParseDuration(high)
 	if err1 != nil || err2 != nil || minWait > maxWait || minWait == 0 {
-		r.Errorf(n, "LS1110", "write a range such as 200ms..30s", "%q is not a range of waits", text)
+		r.Errorf(n, "LS1110", "write a range such as 200ms..30s", "a range of waits is needed here, not %s", describe(n))
 		return
 	}
 	b.Min, b.Max = minWait, maxWait
@@ -161,6 +164,9 @@ type Option struct {
 	// Allow lists the values that the expression may give. Empty: any value with the
 	// expression's literal prefix.
 	Allow []string
+	// Destination says that the value is where a message goes. A computed one needs a
+	// text in front, or Allow, so that a sender cannot choose any.
+	Destination bool
 	// Index is the place of the value in Message.Options.
 	Index int
 }
@@ -178,6 +184,10 @@ func (o *Option) Value(options []string) string {
 
 // DecodeConfig implements Decoder.
 func (o *Option) DecodeConfig(n Node, r *Report) {
+	if n.IsNull() {
+		r.Errorf(n, "LS1110", "write a text, or {expr: EXPRESSION}", "a value is needed here")
+		return
+	}
 	if n.IsScalar() {
 		o.Literal, _ = n.resolve(r)
 		return

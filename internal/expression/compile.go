@@ -84,24 +84,32 @@ func bounded(e config.Expr, r *config.Report) bool {
 	return true
 }
 
-// nesting is an upper bound of how deep the parser recurses: open brackets, and
-// runs of prefix operators, conditionals and right-associative operators.
+// nesting is an upper bound of how deep the parser recurses: open brackets outside
+// texts, and prefix operators, conditionals and right-associative operators. These
+// recurse less deeply than a bracket does, so that eight of them count as one.
 func nesting(src string) int {
-	depth, deepest, prefix := 0, 0, 0
+	depth, deepest, operators := 0, 0, 0
+	quote := rune(0)
+	escaped := false
 	for _, c := range src {
-		switch c {
-		case '(', '[', '{':
+		switch {
+		case quote != 0:
+			if c == quote && !escaped {
+				quote = 0
+			}
+			escaped = c == '\\' && !escaped && quote != '`'
+		case strings.ContainsRune("\"'`", c):
+			quote = c
+		case strings.ContainsRune("([{", c):
 			depth++
-		case ')', ']', '}':
+		case strings.ContainsRune(")]}", c):
 			depth--
-		case '!', '-', '+', '?', '*', '|':
-			prefix++
-		case ' ', '\t', '\n', ',', ';', '"', '\'', '`':
-		default:
+		case strings.ContainsRune("!-+?*|", c):
+			operators++
 		}
 		deepest = max(deepest, depth)
 	}
-	return max(deepest, prefix/8)
+	return max(deepest, operators/8)
 }
 
 type compilation struct {
@@ -154,6 +162,7 @@ func (c *compilation) generate(p *Program) error {
 	}
 	p.code = code
 	p.plain = rewrite.plain(code.Node())
+	p.prefix = literalPrefix(code.Node())
 	p.fast = compileFast(code.Node(), p)
 	return nil
 }
@@ -161,7 +170,7 @@ func (c *compilation) generate(p *Program) error {
 // problem translates an error of the engine into the coordinates of the YAML file.
 func (c *compilation) problem(err error) {
 	fix := ""
-	if c.expr.Node.CutByComment() {
+	if text := err.Error(); c.expr.Node.CutByComment() && (strings.Contains(text, "EOF") || strings.Contains(text, "not terminated")) {
 		fix = "YAML ends the value at ` #`; put the whole expression into single quotes"
 	}
 	var fe *file.Error

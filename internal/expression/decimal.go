@@ -3,6 +3,7 @@ package expression
 import (
 	"encoding/json"
 	"math/big"
+	"strconv"
 	"strings"
 )
 
@@ -26,7 +27,8 @@ func toDecimal(v any) (any, error) {
 		if err := finite(x); err != nil {
 			return nil, err
 		}
-		return Decimal{new(big.Rat).SetFloat64(x)}, nil
+		// The shortest text is what the writer meant: 0.1 is a tenth.
+		return parseDecimal(strconv.FormatFloat(x, 'g', -1, 64))
 	case json.Number:
 		return parseDecimal(string(x))
 	case string:

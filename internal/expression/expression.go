@@ -32,6 +32,7 @@ type Env struct {
 	Doc     *jsonscan.Doc
 
 	ticks int
+	grown int
 	vm    vm.VM
 }
 
@@ -43,6 +44,7 @@ type Program struct {
 	reads  []Read
 	fast   evaluator
 	plain  bool
+	prefix string
 }
 
 // Where is the place of an expression in a pipeline, for reasons at run time.
@@ -84,6 +86,9 @@ func (p *Program) ReadsPayload() bool {
 
 // Source returns the text of the expression.
 func (p *Program) Source() string { return p.source }
+
+// Prefix returns the literal text that every result starts with, or "".
+func (p *Program) Prefix() string { return p.prefix }
 
 // Copy returns the slot when the whole program is the plain copy of one payload
 // field, so that its bytes can be copied instead of decoded.
@@ -161,7 +166,7 @@ func (p *Program) Text(e *Env) (text string, ok bool, err error) {
 }
 
 func (p *Program) run(e *Env) (any, error) {
-	e.ticks = 0
+	e.ticks, e.grown = 0, 0
 	out, err := e.vm.Run(p.code, e)
 	if err != nil {
 		return nil, p.runtimeError(err)

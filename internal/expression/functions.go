@@ -60,7 +60,32 @@ func runtimeFunctions(p *Program) []function {
 		function{name: fnNeg, call: func(a ...any) (any, error) { return negate(a[0]) }},
 	)
 	fns = append(fns, arithmeticFunctions()...)
-	return append(fns, safeBuiltins()...)
+	for _, f := range safeBuiltins() {
+		call := f.call
+		f.call = func(a ...any) (any, error) { return charged(a[0])(call(a[1:]...)) }
+		fns = append(fns, f)
+	}
+	return fns
+}
+
+// maxGrown bounds the texts that one evaluation makes altogether.
+const maxGrown = 64 << 20
+
+// charged counts the text of a result against what the evaluation may make.
+func charged(env any) func(out any, err error) (any, error) {
+	return func(out any, err error) (any, error) {
+		if text, ok := out.(string); ok && err == nil {
+			err = env.(*Env).grow(len(text))
+		}
+		return out, err
+	}
+}
+
+func (e *Env) grow(n int) error {
+	if e.grown += n; e.grown > maxGrown {
+		return errTooBig()
+	}
+	return nil
 }
 
 func tick(a ...any) (any, error) {
@@ -77,6 +102,9 @@ func tick(a ...any) (any, error) {
 func (p *Program) get(e *Env, index int) (any, error) {
 	r := &p.reads[index]
 	if raw, ok := e.Doc.Get(r.Slot); ok {
+		if err := e.grow(len(raw)); err != nil {
+			return nil, err
+		}
 		v, err := jsonscan.DecodeScanned(raw)
 		if err != nil {
 			return nil, &failure{code: "LS2207", text: "a number is out of range"}

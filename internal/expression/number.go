@@ -41,7 +41,8 @@ func arithmeticFunctions() []function {
 		})
 	}
 	return []function{
-		fn("__add", add), fn("__sub", sub), fn("__mul", mul), fn("__div", div), fn("__mod", mod), fn("__pow", pow),
+		{name: fnAdd, call: func(a ...any) (any, error) { return charged(a[0])(add(a[1], a[2])) }},
+		fn("__sub", sub), fn("__mul", mul), fn("__div", div), fn("__mod", mod), fn("__pow", pow),
 		cmp("__eq", func(_ int, eq bool) bool { return eq }, runtime.Equal),
 		cmp("__ne", func(_ int, eq bool) bool { return !eq }, func(a, b any) bool { return !runtime.Equal(a, b) }),
 		cmp("__lt", func(c int, _ bool) bool { return c < 0 }, runtime.Less),

@@ -17,6 +17,7 @@ const (
 	fnTick   = "__tick"
 	fnNeg    = "__neg"
 	fnExact  = "__exact"
+	fnAdd    = "__add"
 )
 
 // rewriter turns what the language calls by name into calls that read the message
@@ -162,7 +163,9 @@ func isNumber(n ast.Node) bool {
 
 func (w *rewriter) binary(node *ast.Node, n *ast.BinaryNode) {
 	switch n.Operator {
-	case "+", "-", "*", "/", "%", "**", "^":
+	case "+":
+		w.replace(node, fnAdd, &ast.IdentifierNode{Value: "$env"}, n.Left, n.Right)
+	case "-", "*", "/", "%", "**", "^":
 		w.replace(node, arithmeticName(n.Operator), n.Left, n.Right)
 	case "==", "!=", "<", "<=", ">", ">=":
 		if w.exact {
@@ -173,8 +176,6 @@ func (w *rewriter) binary(node *ast.Node, n *ast.BinaryNode) {
 
 func arithmeticName(op string) string {
 	switch op {
-	case "+":
-		return "__add"
 	case "-":
 		return "__sub"
 	case "*":
@@ -215,13 +216,18 @@ func (w *rewriter) builtin(node *ast.Node, n *ast.BuiltinNode) {
 		if len(n.Arguments) == 2 {
 			n.Arguments = []ast.Node{&ast.BuiltinNode{Name: "map", Arguments: n.Arguments}}
 		}
-		w.replace(node, "__sum", n.Arguments...)
+		w.safe(node, n)
 	case "round":
 		w.exact = true
-		w.replace(node, "__round", n.Arguments...)
+		w.safe(node, n)
 	case "keys", "values", "toPairs", "int", "float", "string", "toJSON", "fromJSON", "replace", "join", "repeat", "abs":
-		w.replace(node, "__"+n.Name, n.Arguments...)
+		w.safe(node, n)
 	}
+}
+
+// safe puts our function in the place of the engine's.
+func (w *rewriter) safe(node *ast.Node, n *ast.BuiltinNode) {
+	w.replace(node, "__"+n.Name, append([]ast.Node{&ast.IdentifierNode{Value: "$env"}}, n.Arguments...)...)
 }
 
 // decimal(payload.x) reads the digits as they stand in the document instead of a
@@ -242,6 +248,20 @@ func (w *rewriter) decimal(n *ast.CallNode) {
 			n.Arguments[0] = w.call(fnExact, get.Arguments...)
 		}
 	}
+}
+
+// literalPrefix returns the text that every result of the program starts with.
+func literalPrefix(n ast.Node) string {
+	switch x := n.(type) {
+	case *ast.StringNode:
+		return x.Value
+	case *ast.CallNode:
+		if callee, ok := x.Callee.(*ast.IdentifierNode); ok && callee.Value == fnAdd {
+			return literalPrefix(x.Arguments[1])
+		}
+	default:
+	}
+	return ""
 }
 
 // plain reports whether the program is one payload read and nothing else.
