@@ -23,6 +23,8 @@ type state struct {
 	// Head is the SHA-256 of the first HeadBytes bytes.
 	Head      string `json:"head"`
 	HeadBytes int64  `json:"head_bytes"`
+	// named: the name of the state file is on stable storage.
+	named bool
 }
 
 func stateFile(dir string) string { return filepath.Join(dir, "position.json") }
@@ -62,8 +64,11 @@ func (s *state) save(dir string) error {
 	if err == nil {
 		err = os.Rename(temporary, stateFile(dir))
 	}
-	if err == nil {
+	if err == nil && !s.named {
+		// Later the name is there, and a rename that a power cut undoes gives an older
+		// position, which repeats and loses nothing.
 		err = syncDir(dir)
+		s.named = err == nil
 	}
 	if err != nil {
 		return fmt.Errorf("write position: %w", err)
