@@ -138,10 +138,12 @@ func (e *Engine) commit(b *batch) error {
 	for _, f := range b.then {
 		f()
 	}
-	b.finish(nil)
+	// Receivers see the messages before their publisher goes on, so that a publisher
+	// who then looks at the backlog finds them.
 	for _, t := range touched {
 		t.extend(t.log.end)
 	}
+	b.finish(nil)
 	e.reuse(b.buf)
 	return nil
 }
