@@ -121,7 +121,11 @@ func (e *Engine) Run(ctx context.Context) error {
 	endSources()
 	_ = watcher.Wait()
 	e.stopLanes(base, endDispatch, endLanes, lanes)
-	return errors.Join(err, e.close(base))
+	err = errors.Join(err, e.close(base))
+	if failed := e.options.Queue.Health(); failed != nil && err == nil {
+		err = &EnvironmentError{failed}
+	}
+	return err
 }
 
 // open opens all topics and addresses.
@@ -194,10 +198,26 @@ func (e *Engine) stopLanes(ctx context.Context, endDispatch, endLanes context.Ca
 	endDispatch()
 	timer := time.AfterFunc(timeout, endLanes)
 	defer timer.Stop()
-	if err := lanes.Wait(); err != nil {
-		e.options.Logger.LogAttrs(ctx, slog.LevelError, "a lane failed", slog.String("error", err.Error()))
+	ended := make(chan error, 1)
+	run.NewGroup(ctx).Go("end of lanes", func(context.Context) error {
+		ended <- lanes.Wait()
+		return nil
+	})
+	last := time.NewTimer(timeout + lastWait)
+	defer last.Stop()
+	select {
+	case err := <-ended:
+		if err != nil {
+			e.options.Logger.LogAttrs(ctx, slog.LevelError, "a lane failed", slog.String("error", err.Error()))
+		}
+	case <-last.C:
+		e.options.Logger.LogAttrs(ctx, slog.LevelError, "a lane does not end; what it holds stays in the queue")
 	}
 }
+
+// lastWait is how long a lane may go on after its context has ended, before it is
+// left behind.
+const lastWait = 2 * time.Second
 
 func (e *Engine) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)

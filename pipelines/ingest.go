@@ -2,6 +2,7 @@ package pipelines
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/linkspan/linkspan/internal/jsonscan"
@@ -19,6 +20,9 @@ const reserved = "linkspan."
 // ingest takes responsibility for what a source received by storing it. It is the
 // first hand-over: nil means that the messages are on stable storage.
 type ingest struct {
+	// fail ends the process when storage has failed.
+	fail func(error)
+
 	source  string
 	answers bool
 	schema  *schemas.Schema
@@ -45,6 +49,9 @@ func (h *ingest) Handle(ctx context.Context, b *message.Batch) error {
 	}
 	if len(good) > 0 {
 		if _, err := h.topic.Publish(ctx, good); err != nil {
+			if errors.Is(err, queue.ErrStorageFailed) {
+				h.fail(err)
+			}
 			return err
 		}
 		h.count.received.Add(uint64(len(good)))

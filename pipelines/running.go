@@ -142,7 +142,7 @@ func (r *running) bind(ctx context.Context, o *Options) error {
 	for _, s := range r.sources {
 		s.handler = r.telemetry.source(s.plan.Name, &ingest{
 			source: s.plan.Name, answers: s.plan.Traits.Answers, schema: s.plan.schema,
-			topic: r.topic, limit: int(o.MaxMessage), count: &s.count,
+			topic: r.topic, limit: int(o.MaxMessage), count: &s.count, fail: r.fail,
 		})
 		if b, ok := s.current.(connectors.Binder); ok {
 			if err := b.Bind(ctx); err != nil {

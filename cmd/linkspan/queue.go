@@ -172,10 +172,11 @@ func newQueueVerify(io stdio) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "read everything in a stopped data directory and say what does not verify",
-		Long: `verify reads every byte of a stopped data directory and changes nothing.
+		Long: `verify reads what a stopped data directory still needs, and changes nothing.
 
-A torn tail is what a power cut leaves of a write that was never acknowledged: nothing
-is lost, and the next run goes on behind it. Damage is data that was stable and does
+A torn tail is what a power cut leaves of a write that was not acknowledged: nothing
+is lost, and the next run goes on without it. A journal file that was cut short by hand
+looks the same. Damage is data that was stable and does
 not verify any more; the report names the files, the places and the messages.
 
 Exit codes: 0 clean, 1 torn tail, 2 damage, 4 it could not verify, also because a
@@ -218,7 +219,7 @@ func printReport(w io.Writer, r *journal.Report, format string) error {
 	fmt.Fprintf(w, "%s: %d topics, %d subscriptions, %d messages; %d frames in %d segments, %d bytes\n",
 		r.Status, r.Topics, r.Subscriptions, r.Messages, r.Frames, r.Segments, r.Bytes)
 	if r.Tail != nil {
-		fmt.Fprintf(w, "torn tail: %s at byte %d; it was never acknowledged, and the next run goes on\n", r.Tail.Segment, r.Tail.Pos)
+		fmt.Fprintf(w, "torn tail: %s at byte %d; the next run goes on without it\n", r.Tail.Segment, r.Tail.Pos)
 	}
 	if r.Checkpoints > 0 {
 		fmt.Fprintf(w, "damaged checkpoints: %d; the state came from an older one and the journal\n", r.Checkpoints)

@@ -170,19 +170,26 @@ func (s *sink) send(ctx context.Context, m *message.Message) error {
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return message.Unavailable(fmt.Errorf("call %s: %w", s.url.Host, withoutURL(err)))
+		return message.Unavailable(fmt.Errorf("call %s: %w", s.url.Host, safeError(err)))
 	}
 	_, _ = io.CopyN(io.Discard, resp.Body, drainLimit) // only to use the connection again
 	_ = resp.Body.Close()
 	return verdict(resp)
 }
 
-// withoutURL removes the address, whose query may hold a secret.
-func withoutURL(err error) error {
+// safeError keeps the errors of the network and of TLS. Others may quote the address,
+// whose query may hold a secret, or what the endpoint answered, which may be the
+// message.
+func safeError(err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
-		return u.Err
+		err = u.Err
 	}
-	return err
+	_, network := errors.AsType[net.Error](err)
+	_, certificate := errors.AsType[*tls.CertificateVerificationError](err)
+	if network || certificate || errors.Is(err, io.EOF) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return errors.New("the answer cannot be read")
 }
 
 // verdict says what an answer means for the message.

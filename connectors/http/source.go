@@ -144,7 +144,7 @@ func (s *source) admit(r *http.Request) *answer {
 		a.close = true
 		return a
 	}
-	if e := r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "gzip") && !strings.EqualFold(e, "identity") {
+	if e := strings.Join(r.Header.Values("Content-Encoding"), ","); e != "" && !strings.EqualFold(e, "gzip") && !strings.EqualFold(e, "identity") {
 		a := refuse(http.StatusUnsupportedMediaType, "unsupported_content_encoding", "only gzip and identity are taken")
 		a.header, a.value, a.close = "Accept-Encoding", "gzip, identity", true
 		return a

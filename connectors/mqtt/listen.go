@@ -47,6 +47,9 @@ type listenSource struct {
 	station *station
 	tls     *tls.Config
 
+	// logged is when a connection's end was last logged, in Unix nanoseconds: hostile
+	// clients must not fill the log.
+	logged atomic.Int64
 	// held counts the bytes of all batches that are not handed on.
 	held atomic.Int64
 

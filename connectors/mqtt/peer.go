@@ -92,6 +92,10 @@ func (p *peer) serve(ctx context.Context) (err error) {
 }
 
 func (p *peer) log(ctx context.Context, level slog.Level, err error) {
+	now, last := time.Now().UnixNano(), p.source.logged.Load()
+	if now-last < int64(time.Second) || !p.source.logged.CompareAndSwap(last, now) {
+		return
+	}
 	p.source.env.Logger.LogAttrs(ctx, level, "mqtt connection ended", slog.String("remote", p.link.conn.RemoteAddr().String()), slog.String("error", err.Error()))
 }
 

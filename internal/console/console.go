@@ -128,7 +128,9 @@ func Listen(ctx context.Context, o Options) (*Server, error) {
 		return nil, errors.Join(err, ln.Close())
 	}
 	if err := writeAdminFile(o.DataDir, s.adminFile()); err != nil {
-		return nil, errors.Join(fmt.Errorf("write %s: %w", adminPath(o.DataDir), err), s.Close(ctx))
+		// A full disk must not keep the bridge from delivering what would free it.
+		o.Logger.LogAttrs(ctx, slog.LevelWarn, "the admin file cannot be written; the verbs queue and dlq cannot reach this run",
+			slog.String("file", adminPath(o.DataDir)), slog.String("error", err.Error()))
 	}
 	return s, nil
 }

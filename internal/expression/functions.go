@@ -3,6 +3,7 @@ package expression
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -57,6 +58,7 @@ func runtimeFunctions(p *Program) []function {
 		function{name: fnAll, call: all},
 		function{name: fnNow, call: func(a ...any) (any, error) { return a[0].(*Env).Message.Time, nil }},
 		function{name: fnTick, call: tick},
+		function{name: fnCost, call: cost},
 		function{name: fnNeg, call: func(a ...any) (any, error) { return negate(a[0]) }},
 	)
 	fns = append(fns, arithmeticFunctions()...)
@@ -88,13 +90,32 @@ func (e *Env) grow(n int) error {
 	return nil
 }
 
-func tick(a ...any) (any, error) {
-	e := a[0].(*Env)
-	e.ticks++
-	if e.ticks > maxTicks {
-		return nil, &failure{code: "LS2206", text: "the expression ran longer than it may"}
+func tick(a ...any) (any, error) { return a[1], a[0].(*Env).work(1) }
+
+// work counts steps against what one evaluation may do.
+func (e *Env) work(n int) error {
+	if e.ticks += n; e.ticks > maxTicks || e.ticks < 0 {
+		return &failure{code: "LS2206", text: "the expression ran longer than it may"}
 	}
-	return a[1], nil
+	return nil
+}
+
+// cost charges the engine's functions for the length of what they are given; uniq
+// compares every element with every other.
+func cost(a ...any) (any, error) {
+	e := a[0].(*Env)
+	if text, ok := a[1].(string); ok {
+		return a[1], e.grow(len(text))
+	}
+	v := reflect.ValueOf(a[1])
+	if k := v.Kind(); k != reflect.Slice && k != reflect.Array && k != reflect.Map {
+		return a[1], nil
+	}
+	n := v.Len()
+	if a[2].(bool) {
+		n += n / 64 * n
+	}
+	return a[1], e.work(n)
 }
 
 // get returns the decoded value of a payload read, with the meaning that the

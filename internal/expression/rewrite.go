@@ -18,6 +18,7 @@ const (
 	fnNeg    = "__neg"
 	fnExact  = "__exact"
 	fnAdd    = "__add"
+	fnCost   = "__cost"
 )
 
 // rewriter turns what the language calls by name into calls that read the message
@@ -222,6 +223,12 @@ func (w *rewriter) builtin(node *ast.Node, n *ast.BuiltinNode) {
 		w.safe(node, n)
 	case "keys", "values", "toPairs", "int", "float", "string", "toJSON", "fromJSON", "replace", "join", "repeat", "abs":
 		w.safe(node, n)
+	case "uniq", "sort", "reverse", "flatten", "concat", "mean", "median", "min", "max", "first", "last", "take",
+		"upper", "lower", "trim", "trimPrefix", "trimSuffix", "split", "splitAfter", "indexOf", "lastIndexOf", "hasPrefix", "hasSuffix",
+		"toBase64", "fromBase64", "fromPairs", "len":
+		if len(n.Arguments) > 0 {
+			n.Arguments[0] = w.call(fnCost, &ast.IdentifierNode{Value: "$env"}, n.Arguments[0], &ast.BoolNode{Value: n.Name == "uniq"})
+		}
 	}
 }
 

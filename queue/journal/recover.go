@@ -167,9 +167,12 @@ func (r *recovery) segment(number uint64, mark place) error {
 		return err
 	}
 	if s.epoch == 0 {
-		epoch, err := sc.epoch(number, r.expected)
+		epoch, damaged, err := sc.epoch(number, r.expected)
 		if err != nil {
 			return err
+		}
+		if damaged {
+			e.report([]damage{{at: placeOf(number, 0)}})
 		}
 		if epoch == 0 {
 			r.spares = append(r.spares, s)

@@ -59,21 +59,29 @@ func (s *scanner) find(pos int64, epoch uint64) (int64, error) {
 		if i := findFrame(data, 0, epoch); i >= 0 {
 			return pos + int64(i), nil
 		}
-		if len(data) <= headerSize {
+		step := int64(len(data)-headerSize) / frameAlign * frameAlign
+		if step <= 0 {
 			break
 		}
-		pos += int64(len(data)-headerSize) / frameAlign * frameAlign
+		pos += step
 	}
 	return -1, nil
 }
 
+// guessWithin is how much of a segment without a header of its own is searched for
+// frames before it is taken for a spare.
+const guessWithin = 8 * mib
+
 // guessEpoch finds the epoch of a segment whose header is damaged: that of the first
 // intact frame that is not older than expected. It returns 0 when there is none.
 func (s *scanner) guessEpoch(expected uint64) (uint64, error) {
-	for pos := int64(headerSize); pos+headerSize <= s.size; pos += frameAlign {
+	for pos := int64(headerSize); pos+headerSize <= min(s.size, guessWithin); pos += frameAlign {
 		data, err := s.at(pos, headerSize)
 		if err != nil {
 			return 0, err
+		}
+		if len(data) < headerSize || binary.LittleEndian.Uint32(data) != frameMagic {
+			continue
 		}
 		if h, _, ok := decodeFrame(data); ok && h.number >= expected {
 			return h.epoch, nil
@@ -82,29 +90,19 @@ func (s *scanner) guessEpoch(expected uint64) (uint64, error) {
 	return 0, nil
 }
 
-// epoch returns the epoch of a segment, or 0 when the file is a spare.
-func (s *scanner) epoch(number, expected uint64) (uint64, error) {
+// epoch returns the epoch of a segment, or 0 when the file is a spare: its header is
+// empty or from its former life, and no frame in it is as new as expected. Damaged
+// says that frames are there and the header is not.
+func (s *scanner) epoch(number, expected uint64) (epoch uint64, damaged bool, err error) {
 	data, err := s.at(0, headerSize)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	h, ok := decodeSegment(data)
-	switch {
-	case ok && h.number == number:
-		return h.epoch, nil
-	case ok, isZero(data):
-		return 0, nil
+	if h, ok := decodeSegment(data); ok && h.number == number {
+		return h.epoch, false, nil
 	}
-	return s.guessEpoch(expected)
-}
-
-func isZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
+	epoch, err = s.guessEpoch(expected)
+	return epoch, epoch != 0, err
 }
 
 // looksTorn reports whether b is the beginning of a frame of this epoch, whatever its

@@ -97,7 +97,12 @@ func (t *topic) Subscribe(ctx context.Context, name string, o queue.SubOptions) 
 	if err != nil {
 		return nil, err
 	}
-	return s.open(o), nil
+	sub := s.open(o)
+	if err := t.e.Health(); err != nil { // storage failed before it could be told
+		s.stop()
+		return nil, err
+	}
+	return sub, nil
 }
 
 // subscriber finds or creates the durable part of a subscription.
