@@ -71,9 +71,24 @@ func (l *lane) work(ctx context.Context, in <-chan []*unit) error {
 				in = nil
 				continue
 			}
-			l.accept(ctx, units)
+			l.accept(ctx, gather(units, in))
 		case <-due:
 			l.retryDue(ctx)
+		}
+	}
+}
+
+// gather adds what has come in meanwhile, because sinks work best on large batches.
+func gather(units []*unit, in <-chan []*unit) []*unit {
+	for {
+		select {
+		case more, open := <-in:
+			if !open {
+				return units
+			}
+			units = append(units, more...)
+		default:
+			return units
 		}
 	}
 }
