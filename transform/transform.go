@@ -189,6 +189,14 @@ type Target struct {
 	Slot int
 }
 
+// Overlaps reports whether writing one target may change what the other names.
+func (t Target) Overlaps(o Target) bool {
+	if t.Header != "" || o.Header != "" {
+		return t.Header == o.Header
+	}
+	return t.Path.Overlaps(o.Path)
+}
+
 // Target reads a key such as payload.a.b, payload["x-y"][0] or headers.x-y.
 func (c *Compiler) Target(n config.Node, text string) (Target, bool) {
 	root, rest := splitRoot(text)

@@ -270,28 +270,24 @@ func textKeys(v any) (map[string]any, bool) {
 	case map[string]any:
 		return m, true
 	case map[any]any:
-		out := make(map[string]any, len(m))
-		for k, x := range m {
-			text, ok := k.(string)
-			if !ok {
-				return nil, false
-			}
-			out[text] = x
-		}
-		return out, true
+		return named(m)
 	case map[any][]any:
-		out := make(map[string]any, len(m))
-		for k, x := range m {
-			text, ok := k.(string)
-			if !ok {
-				return nil, false
-			}
-			out[text] = x
-		}
-		return out, true
+		return named(m)
 	default:
 		return nil, false
 	}
+}
+
+func named[V any](m map[any]V) (map[string]any, bool) {
+	out := make(map[string]any, len(m))
+	for k, v := range m {
+		name, ok := k.(string)
+		if !ok {
+			return nil, false
+		}
+		out[name] = v
+	}
+	return out, true
 }
 
 func sortedKeys(a ...any) (any, error) {

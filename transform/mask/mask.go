@@ -99,7 +99,7 @@ func compile(n config.Node, c *transform.Compiler) transform.Step {
 			continue
 		}
 		for _, other := range s.rules {
-			if overlaps(other.target, target) {
+			if other.target.Overlaps(target) {
 				c.Report.Errorf(f.Key, "LS1304", "write one of them in a mask of its own", "%s overlaps another field of this mask", f.Name)
 				good = false
 			}
@@ -113,13 +113,6 @@ func compile(n config.Node, c *transform.Compiler) transform.Step {
 		return nil
 	}
 	return s
-}
-
-func overlaps(a, b transform.Target) bool {
-	if a.Header != "" || b.Header != "" {
-		return a.Header == b.Header
-	}
-	return a.Path.Overlaps(b.Path)
 }
 
 // compileMethod reads `redact` or `{partial: {last: 4}}`.

@@ -51,7 +51,7 @@ func compileSet(n config.Node, c *transform.Compiler) transform.Step {
 			good = false
 		}
 		for _, other := range s.writes {
-			if overlap(other.target, target) {
+			if other.target.Overlaps(target) {
 				c.Report.Errorf(f.Key, "LS1304", "write one of them in a set of its own", "%s overlaps another target of this set", f.Name)
 				good = false
 			}
@@ -67,13 +67,6 @@ func compileSet(n config.Node, c *transform.Compiler) transform.Step {
 		}
 	}
 	return s
-}
-
-func overlap(a, b transform.Target) bool {
-	if a.Header != "" || b.Header != "" {
-		return a.Header == b.Header
-	}
-	return a.Path.Overlaps(b.Path)
 }
 
 // Apply implements transform.Step.
