@@ -44,9 +44,6 @@ type Message struct {
 	// Payload is the body.
 	Payload []byte
 
-	// Origin is the index of the message in its lane's batch from which this one
-	// descends. The engine owns it; see [Tally].
-	Origin int
 	// Options are the values of a sink's computed options, in the order of its
 	// expressions. The engine fills them before it calls the sink.
 	Options []string

@@ -38,6 +38,8 @@ type fake struct {
 	calls int
 	// raw, if set, is what sinks do instead.
 	raw func(*message.Batch) error
+	// keyless: masks have no key.
+	keyless bool
 	// hold, if set, keeps sources running after their input until it is closed.
 	hold chan struct{}
 	// start, if set, is called when a source starts.
@@ -193,6 +195,9 @@ func loadPipeline(t *testing.T, f *fake, yaml string) (*pipelines.Deployment, *c
 	key, err := keys.New(make([]byte, keys.Size))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if f.keyless {
+		key = keys.None()
 	}
 	var report config.Report
 	d := pipelines.Load([]string{name}, pipelines.Registry{
@@ -374,7 +379,12 @@ out: {a: {fake: {id: a}}}
 			t.Errorf("%s: the reason quotes the value: %s", payload, dead[0].Reason)
 		}
 	}
-	f := &fake{input: payloads(`{"ssn":null,"list":[{"x":"secret"},{"x":null},{}]}`, `{}`)}
+	f := &fake{input: payloads(`{"ssn":"078-05-1120"}`), keyless: true}
+	dead := runPipeline(t, f, "pipeline: p\nin: {i: {fake: {}}}\nsteps: [{mask: {payload.ssn: hash}}]\nout: {a: {fake: {id: a}}}\n")
+	if len(f.got["a"]) != 0 || len(dead) != 1 || dead[0].Code != "LS2302" {
+		t.Errorf("without a key: delivered %v, dead letters %+v", f.got["a"], dead)
+	}
+	f = &fake{input: payloads(`{"ssn":null,"list":[{"x":"secret"},{"x":null},{}]}`, `{}`)}
 	runPipeline(t, f, `
 pipeline: p
 in: {i: {fake: {}}}

@@ -169,7 +169,7 @@ func (t *topic) add(msgs []message.Message) (first uint64) {
 	now := time.Now()
 	for i := range msgs {
 		m := msgs[i].Clone()
-		m.Origin, m.Options = 0, nil // they belong to the sender's batch
+		m.Options = nil // they belong to the sender's batch
 		t.held = append(t.held, queue.Record{Offset: t.next, Appended: now, Message: m})
 		t.next++
 	}
