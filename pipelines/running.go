@@ -202,12 +202,8 @@ func (s *source) restart(ctx context.Context, wait *time.Duration, backoff confi
 		s.set("waiting: " + cause.Error())
 		s.count.restarts.Add(1)
 		*wait = min(max(2**wait, backoff.Min), backoff.Max)
-		timer := time.NewTimer(jitter(*wait))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !run.Pause(ctx, jitter(*wait)) {
 			return false
-		case <-timer.C:
 		}
 		next, err := s.plan.build(s.env)
 		if b, ok := next.(connectors.Binder); ok && err == nil {

@@ -89,12 +89,7 @@ func (s *sink) connect(ctx context.Context) error {
 		if !errors.As(s.ready(ctx), &away) {
 			break
 		}
-		timer := time.NewTimer(away.After + time.Millisecond)
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		}
-		timer.Stop()
+		run.Pause(ctx, away.After+time.Millisecond)
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/linkspan/linkspan/connectors"
 	"github.com/linkspan/linkspan/internal/console"
+	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
 )
 
@@ -166,7 +167,7 @@ func (s *sending) loop(ctx context.Context, sink message.Handler, f *sendFlags, 
 		if err != nil || len(payloads) == 0 {
 			return err
 		}
-		if f.perSecond > 0 && !pause(ctx, time.Until(start.Add(time.Duration(float64(s.sent.Load())/f.perSecond*float64(time.Second))))) {
+		if f.perSecond > 0 && !run.Pause(ctx, time.Until(start.Add(time.Duration(float64(s.sent.Load())/f.perSecond*float64(time.Second))))) {
 			return errors.New("interrupted")
 		}
 		b := f.batch(payloads)
@@ -293,19 +294,4 @@ func (f *feed) next(ctx context.Context, limit int) ([][]byte, error) {
 		out = append(out, l.text)
 	}
 	return out, nil
-}
-
-// pause returns false when ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/linkspan/linkspan/connectors"
 	"github.com/linkspan/linkspan/internal/config"
+	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
 )
 
@@ -91,7 +92,7 @@ func (s *source) Run(ctx context.Context, next message.Handler) error {
 			// Small batches at a low rate, so that messages do not come in bursts.
 			n = min(n, max(1, int64(s.cfg.Rate/20)))
 			due := start.Add(time.Duration(float64(made) / float64(s.cfg.Rate) * float64(time.Second)))
-			if !wait(ctx, time.Until(due)) {
+			if !run.Pause(ctx, time.Until(due)) {
 				return nil
 			}
 		}
@@ -106,19 +107,4 @@ func (s *source) Run(ctx context.Context, next message.Handler) error {
 		made += n
 	}
 	return connectors.ErrEnd
-}
-
-// wait returns false when ctx ended first.
-func wait(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

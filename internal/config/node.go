@@ -62,15 +62,6 @@ func (n Node) IsNull() bool {
 	return y == nil || y.Kind == yaml.ScalarNode && y.ShortTag() == "!!null"
 }
 
-// Tag returns the short YAML tag of a scalar: !!str, !!int, !!float, !!bool, !!null.
-func (n Node) Tag() string {
-	y := n.resolved()
-	if y == nil {
-		return "!!null"
-	}
-	return y.ShortTag()
-}
-
 // Text returns a scalar's text as it stands in the file, whatever its tag.
 func (n Node) Text() string {
 	if y := n.resolved(); y != nil && y.Kind == yaml.ScalarNode {

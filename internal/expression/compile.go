@@ -60,7 +60,7 @@ func Compile(e config.Expr, want Want, scope Scope, step string, r *config.Repor
 		return nil
 	}
 	at := e.Node.Position()
-	p := &Program{source: e.Source, where: Where{Step: step, File: at.File, Line: at.Line}}
+	p := &Program{where: Where{Step: step, File: at.File, Line: at.Line}}
 	if err := c.generate(p); err != nil {
 		c.problem(err)
 		return nil

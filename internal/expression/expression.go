@@ -38,7 +38,6 @@ type Env struct {
 
 // Program is a compiled expression. It is immutable and shared by all lanes.
 type Program struct {
-	source string
 	where  Where
 	code   *vm.Program
 	reads  []Read
@@ -83,9 +82,6 @@ func (p *Program) ReadsPayload() bool {
 	}
 	return false
 }
-
-// Source returns the text of the expression.
-func (p *Program) Source() string { return p.source }
 
 // Prefix returns the literal text that every result starts with, or "".
 func (p *Program) Prefix() string { return p.prefix }

@@ -31,7 +31,7 @@ func mayImport() []struct {
 		pkg     string
 		imports []string
 	}
-	low := []string{"message", "internal/config", "internal/run", "internal/vfs", "internal/clock", "internal/tlsconf", "internal/keys", "internal/jsonscan"}
+	low := []string{"message", "internal/config", "internal/run", "internal/vfs", "internal/tlsconf", "internal/keys", "internal/jsonscan"}
 	step := append(slices.Clone(low), "transform", "schemas", "internal/expression")
 	connector := append(slices.Clone(low), "connectors", "connectors/internal/…")
 	return []line{
@@ -39,7 +39,6 @@ func mayImport() []struct {
 		{"internal/config", nil},
 		{"internal/run", nil},
 		{"internal/vfs", nil},
-		{"internal/clock", nil},
 		{"internal/keys", nil},
 		{"internal/jsonscan", nil},
 		{"internal/tlsconf", []string{"internal/config"}},
@@ -51,9 +50,9 @@ func mayImport() []struct {
 		{"connectors/internal/…", low},
 		{"connectors/…", connector},
 		{"queue", []string{"message"}},
-		{"queue/internal/…", []string{"message", "queue", "queue/internal/…", "internal/clock"}},
+		{"queue/internal/…", []string{"message", "queue", "queue/internal/…"}},
 		{"queue/queuetest", []string{"message", "queue", "internal/run"}},
-		{"queue/…", []string{"message", "queue", "queue/internal/…", "internal/vfs", "internal/clock", "internal/run"}},
+		{"queue/…", []string{"message", "queue", "queue/internal/…", "internal/vfs", "internal/run"}},
 		{"transform", append(slices.Clone(low), "schemas", "internal/expression")},
 		{"transform/all", []string{"transform", "transform/…"}},
 		{"transform/…", step},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"time"
 )
 
 // Group is a set of goroutines with one owner. The first error cancels the context
@@ -49,6 +50,21 @@ func (g *Group) Wait() error {
 	g.wg.Wait()
 	g.cancel(context.Canceled)
 	return g.err
+}
+
+// Pause waits for d. It returns false when ctx ended first.
+func Pause(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // PanicError is a panic that was caught. Its text names the place, not the value,
