@@ -1,5 +1,8 @@
 # The two commands for a fresh machine with Go: `make demo` and `make test`.
 GO    ?= go
+# A checkout has a lint cache of its own: a shared one answers with another checkout's paths.
+export GOLANGCI_LINT_CACHE := $(CURDIR)/.cache/golangci-lint
+
 TOOL  := $(GO) tool -modfile=tools/go.mod
 KILLS ?= 100
 LONG  ?= 10m
