@@ -35,6 +35,9 @@ type Message struct {
 	Priority uint8
 	// Expires is when the message loses its worth. Zero means never.
 	Expires time.Time
+	// NotBefore is the earliest time at which the queue hands the message out. Zero means
+	// at once.
+	NotBefore time.Time
 	// Source is the name of the pipeline input that received the message.
 	Source string
 	// Attempt counts deliveries of this message: 1 for the first.

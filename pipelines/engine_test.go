@@ -22,6 +22,7 @@ import (
 	"github.com/linkspan/linkspan/internal/keys"
 	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/pipelines"
+	"github.com/linkspan/linkspan/queue"
 	"github.com/linkspan/linkspan/queue/memory"
 	"github.com/linkspan/linkspan/transform/all"
 )
@@ -160,7 +161,7 @@ func runPipeline(t *testing.T, f *fake, yaml string) []pipelines.DeadLetter {
 		t.Fatal(err)
 	}
 	var letters []pipelines.DeadLetter
-	for rec, err := range dead.Browse(ctx, 0) {
+	for rec, err := range dead.Browse(ctx, queue.Start{}) {
 		if err != nil {
 			t.Fatal(err)
 		}

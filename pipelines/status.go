@@ -114,7 +114,7 @@ func (e *Engine) DeadLetters(ctx context.Context, name string, f func(DeadLetter
 	if err != nil {
 		return err
 	}
-	for rec, err := range r.dead.Browse(ctx, 0) {
+	for rec, err := range r.dead.Browse(ctx, queue.Start{}) {
 		if err != nil {
 			return err
 		}
@@ -160,7 +160,7 @@ func (e *Engine) moveDead(ctx context.Context, name string, numbers []uint64, f 
 		wanted[n] = true
 	}
 	m := mover{run: r, pub: queue.TxPublish{Topic: r.topic}, ack: queue.TxAck{Subscription: r.operator}}
-	for rec, err := range r.dead.Browse(ctx, slices.Min(numbers)) {
+	for rec, err := range r.dead.Browse(ctx, queue.At(slices.Min(numbers))) {
 		if err == nil && wanted[rec.Offset] {
 			err = m.move(ctx, rec.Offset, f(&rec))
 		}
@@ -232,7 +232,7 @@ func (r *running) expireOnce(ctx context.Context) error {
 	defer r.moving.Unlock()
 	oldest := time.Now().Add(-r.plan.Delivery.DeadLetter.Keep)
 	var expired []uint64
-	for rec, err := range r.dead.Browse(ctx, 0) {
+	for rec, err := range r.dead.Browse(ctx, queue.Start{}) {
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,11 @@
 // subscription compete. Delivery is at least once: what was received and not
 // acknowledged comes again after a release, a restart or a crash.
 //
+// A message may say when it is delivered first (NotBefore), when it loses its worth
+// (Expires), how urgent it is (Priority), which others it must not overtake (Key) and
+// what it is known by (ID); subscriptions and topics decide by their options which of
+// these they heed.
+//
 // The package holds the contract. The journal engine (queue/journal) is the
 // default, the memory engine (queue/memory) is for tests and dry runs, and both
 // pass queue/queuetest.
@@ -36,6 +41,11 @@ var (
 	ErrLocked = errors.New("the data directory is locked by another process")
 	// ErrUnknownTopic means that the topic does not exist.
 	ErrUnknownTopic = errors.New("no such topic")
+	// ErrUnknownSubscription means that the topic has no such subscription.
+	ErrUnknownSubscription = errors.New("no such subscription")
+	// ErrHeld means that the topic lost messages to damage and waits for an operator;
+	// see [TopicOptions].OnDamage.
+	ErrHeld = errors.New("the topic lost messages and is held; look with `linkspan queue verify`, then let it go on with `linkspan queue resume`")
 	// ErrUnsupported means that this engine cannot do it; see [Caps].
 	ErrUnsupported = errors.New("not supported by this queue engine")
 )
@@ -46,6 +56,9 @@ type Engine interface {
 	Topic(ctx context.Context, name string) (Topic, error)
 	// Topics lists the topics by name.
 	Topics() []string
+	// Delete deletes a topic with its messages and subscriptions for good. It returns
+	// when that is stable, with ErrUnknownTopic when there is no such topic.
+	Delete(ctx context.Context, name string) error
 	// Atomic applies publishes and acknowledgements as one unit: after a crash all
 	// of them hold or none. It returns when the unit is stable.
 	Atomic(ctx context.Context, tx Tx) error
@@ -62,29 +75,30 @@ type Engine interface {
 type Topic interface {
 	// Name returns the topic's name.
 	Name() string
+	// Configure changes the options of the topic, durably.
+	Configure(ctx context.Context, o TopicOptions) error
 	// Publish appends the messages as one unit and returns the offset of the first;
-	// the others follow without gaps. It copies what it keeps. It blocks while the
+	// the others follow without gaps, and without those that the deduplication window
+	// knows (see [TopicOptions].Dedup). It copies what it keeps. It blocks while the
 	// engine is busy and returns early when ctx ends, in which case the messages may
 	// or may not become visible.
 	Publish(ctx context.Context, msgs []message.Message) (first uint64, err error)
 	// Subscribe opens the durable subscription of this name, creating it at the
 	// earliest message that the topic holds. One subscription object per name.
 	Subscribe(ctx context.Context, name string, o SubOptions) (Subscription, error)
-	// Browse yields the messages that the topic holds, from an offset on, without
+	// Unsubscribe deletes a subscription, with ErrUnknownSubscription when there is none.
+	Unsubscribe(ctx context.Context, name string) error
+	// Browse yields the messages that the topic holds, from a place on, without
 	// changing any state. The record is valid until the next iteration step.
-	Browse(ctx context.Context, from uint64) iter.Seq2[Record, error]
+	Browse(ctx context.Context, from Start) iter.Seq2[Record, error]
+	// Purge settles all messages before a place for every subscription, for good.
+	Purge(ctx context.Context, before Start) error
 	// Stats describes the topic now.
 	Stats() TopicStats
 }
 
-// SubOptions configure a subscription for this opening of it.
-type SubOptions struct {
-	// MaxInFlight bounds the messages that are received and not settled. Default 256.
-	MaxInFlight int
-}
-
-// Subscription hands out messages in order of their offsets. Receivers compete. It
-// is safe for concurrent use.
+// Subscription hands out messages in order of their offsets, or of their priority.
+// Receivers compete. It is safe for concurrent use.
 type Subscription interface {
 	// Receive blocks until there is at least one message and returns up to limit.
 	// The records are owned by the caller until they are settled.
@@ -92,9 +106,20 @@ type Subscription interface {
 	// Ack settles messages. It returns at once; the acknowledgement is stable with
 	// the next commit of the engine. A crash before that is a redelivery.
 	Ack(offsets ...uint64) error
+	// Nack gives back messages whose processing failed: it counts an attempt, durably,
+	// and they come again after delay, or after the subscription's backoff when delay
+	// is [Backoff].
+	Nack(delay time.Duration, offsets ...uint64) error
 	// Release gives messages back, to be received again after delay. It does not
 	// count as an attempt of the message.
 	Release(delay time.Duration, offsets ...uint64) error
+	// Extend moves the acknowledgement time-out of messages in flight to by from now.
+	// Without [SubOptions].AckTimeout it does nothing.
+	Extend(by time.Duration, offsets ...uint64) error
+	// Seek makes the subscription go on at a place: what is before it is settled, what
+	// is behind it comes again as far as the topic still holds it. What is in flight
+	// may come twice.
+	Seek(ctx context.Context, to Start) error
 	// Stats describes the subscription now.
 	Stats() SubStats
 	// Close releases what is in flight. The durable state stays.
@@ -108,7 +133,10 @@ type Record struct {
 	Appended time.Time
 	// Delivery counts how often this opening of the subscription handed it out, from 1.
 	Delivery int
-	Message  message.Message
+	// Attempt is one more than the attempts that ended in a Nack or a time-out, of
+	// which the engine keeps count across restarts.
+	Attempt int
+	Message message.Message
 }
 
 // Tx is a set of changes for Engine.Atomic.
@@ -127,38 +155,4 @@ type TxPublish struct {
 type TxAck struct {
 	Subscription Subscription
 	Offsets      []uint64
-}
-
-// Caps says what an engine can really do, so that a pipeline that needs more is
-// refused before it starts.
-type Caps struct {
-	// Name is the engine's name in YAML.
-	Name string
-	// Durable: Publish returns after the messages are on stable storage.
-	Durable bool
-	// Atomic: Engine.Atomic holds across a crash.
-	Atomic bool
-}
-
-// TopicStats describes a topic.
-type TopicStats struct {
-	Name string `json:"topic"`
-	// First is the lowest offset held, Next the one that the next message gets.
-	First uint64 `json:"first"`
-	Next  uint64 `json:"next"`
-	// Messages and Bytes count what is held for at least one subscription.
-	Messages      uint64     `json:"messages"`
-	Bytes         uint64     `json:"bytes"`
-	Subscriptions []SubStats `json:"subscriptions,omitempty"`
-}
-
-// SubStats describes a subscription.
-type SubStats struct {
-	Name string `json:"subscription"`
-	// Floor: every offset below it is settled.
-	Floor uint64 `json:"floor"`
-	// Backlog counts the messages that are not settled, InFlight those of them that
-	// are handed out.
-	Backlog  uint64 `json:"backlog"`
-	InFlight int    `json:"in_flight"`
 }

@@ -79,7 +79,7 @@ func (r Reader) Messages(ctx context.Context, q MessageQuery, f func(QueuedMessa
 		return err
 	}
 	left := q.Limit
-	for rec, err := range t.Browse(ctx, q.From) {
+	for rec, err := range t.Browse(ctx, queue.At(q.From)) {
 		if err != nil {
 			return fmt.Errorf("browse %s: %w", q.Topic, err)
 		}
@@ -120,7 +120,7 @@ func (r Reader) deadLettersOf(ctx context.Context, name, code string, left *int,
 	if err != nil {
 		return false, err
 	}
-	for rec, err := range t.Browse(ctx, 0) {
+	for rec, err := range t.Browse(ctx, queue.Start{}) {
 		if err != nil {
 			return false, fmt.Errorf("browse the dead letters of %s: %w", name, err)
 		}
@@ -165,7 +165,7 @@ func (r Reader) DeadLetter(ctx context.Context, pipeline string, number uint64) 
 	if err != nil {
 		return DeadLetterView{}, err
 	}
-	for rec, err := range t.Browse(ctx, number) {
+	for rec, err := range t.Browse(ctx, queue.At(number)) {
 		if err != nil {
 			return DeadLetterView{}, fmt.Errorf("browse the dead letters of %s: %w", pipeline, err)
 		}

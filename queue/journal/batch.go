@@ -8,6 +8,7 @@ import (
 
 	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/queue"
+	"github.com/linkspan/linkspan/queue/internal/delivery"
 )
 
 // batchHead is the room in front of the records for the header of the frame, and for
@@ -71,6 +72,7 @@ type part struct {
 	topic *topic // nil: not a publish
 	count int
 	first uint64
+	ids   []fingerprint // of the messages, when the topic remembers them
 }
 
 func (u *unit) reset() {
@@ -87,13 +89,17 @@ func (u *unit) publish(t *topic, msgs []message.Message) error {
 		}
 		var at int
 		u.buf, at = beginRecord(u.buf, recordPublish, t.id, 0)
+		u.buf[at+recordPriority] = min(msgs[i].Priority, delivery.Priorities-1)
+		if !msgs[i].NotBefore.IsZero() {
+			u.buf[at+recordFlags] = flagLater
+		}
 		u.buf = appendMessage(u.buf, &msgs[i])
 		if len(u.buf) > maxUnit {
 			return fmt.Errorf("publish to topic %q: %w", t.name, message.ErrTooLarge)
 		}
 		endRecord(u.buf, at)
 	}
-	u.parts = append(u.parts, part{topic: t, count: len(msgs)})
+	u.parts = append(u.parts, part{topic: t, count: len(msgs), ids: t.fingerprints(msgs)})
 	return nil
 }
 
@@ -152,7 +158,14 @@ func (e *Engine) join(ctx context.Context, u *unit, publishes bool) (*batch, err
 		if err := e.usable(); err != nil {
 			return nil, err
 		}
-		wait, err := e.admit(len(u.buf), publishes)
+		if err := u.usable(); err != nil {
+			return nil, err
+		}
+		wait := e.sift(u)
+		var err error
+		if wait == nil {
+			wait, err = e.admit(len(u.buf), publishes)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -179,6 +192,18 @@ func (e *Engine) usable() error {
 		return queue.ErrClosed
 	case e.o.ReadOnly:
 		return fmt.Errorf("write to a queue that is open for reading: %w", queue.ErrUnsupported)
+	}
+	return nil
+}
+
+// usable returns why a topic of the unit takes nothing, or nil. The lock is held.
+func (u *unit) usable() error {
+	for i := range u.parts {
+		if t := u.parts[i].topic; t != nil {
+			if err := t.usable(); err != nil {
+				return fmt.Errorf("publish to topic %q: %w", t.name, err)
+			}
+		}
 	}
 	return nil
 }
@@ -226,6 +251,7 @@ func (e *Engine) add(u *unit) *batch {
 		if p.topic != nil {
 			p.first = p.topic.next
 			p.topic.next += uint64(p.count)
+			p.topic.begin(p.ids, b)
 		}
 		for k := range p.count {
 			r := b.buf[at:]
@@ -253,16 +279,44 @@ func (e *Engine) addAck(s *subscriber, offsets []uint64) error {
 	if err := e.usable(); err != nil {
 		return err
 	}
+	e.batch.buf = appendAck(e.batch.buf, s.id, offsets)
+	e.addQuietly(1)
+	return nil
+}
+
+// addFailed appends notes of failed attempts, which wait for company too.
+func (e *Engine) addFailed(s *subscriber, failed []delivery.Failed) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.usable(); err != nil {
+		return err
+	}
+	for _, f := range failed {
+		var at int
+		e.batch.buf, at = beginRecord(e.batch.buf, recordFailed, s.id, f.Offset)
+		e.batch.buf = appendFailed(e.batch.buf, f)
+		endRecord(e.batch.buf, at)
+	}
+	e.addQuietly(len(failed))
+	return nil
+}
+
+// appendFailed encodes what is noted besides the offset.
+func appendFailed(b []byte, f delivery.Failed) []byte {
+	b = binary.AppendUvarint(b, uint64(f.Attempts))
+	return binary.AppendVarint(b, f.Due)
+}
+
+// addQuietly counts records that were appended and for which nobody waits.
+func (e *Engine) addQuietly(n int) {
 	b := e.batch
-	b.buf = appendAck(b.buf, s.id, offsets)
-	b.count++
+	b.count += uint32(n)
 	if b.due.IsZero() {
 		b.due = time.Now().Add(e.o.AckDelay)
 		if !b.urgent {
 			signal(e.wake)
 		}
 	}
-	return nil
 }
 
 // signal leaves a token in a channel of capacity one.

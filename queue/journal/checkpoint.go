@@ -158,15 +158,20 @@ func (s *segment) append(b []byte) []byte {
 func (t *topic) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(t.id))
 	b = appendString(b, t.name)
+	b = appendOptions(b, t.o, t.held.Load())
+	b = t.known.append(b)
 	b = binary.AppendUvarint(b, t.log.end)
 	b = binary.AppendUvarint(b, t.log.bytes)
-	b = t.gone.Append(b)
+	b = t.gone.append(b)
 	b = binary.AppendUvarint(b, uint64(len(t.log.entries)))
 	var prev entry
 	for _, x := range t.log.entries {
 		b = binary.AppendUvarint(b, x.first-prev.first)
 		b = binary.AppendUvarint(b, uint64(x.at-prev.at))
 		b = binary.AppendUvarint(b, x.bytes-prev.bytes)
+		b = binary.AppendVarint(b, int64(x.newest)-int64(prev.newest))
+		b = binary.AppendUvarint(b, uint64(x.due))
+		b = binary.AppendUvarint(b, uint64(x.lanes))
 		prev = x
 	}
 	return b
@@ -177,6 +182,14 @@ func (s *subscriber) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(s.topic.id))
 	b = appendString(b, s.name)
 	s.win.View(func(set *delivery.Set) { b = set.Append(b) })
+	failures := s.win.Failures()
+	b = binary.AppendUvarint(b, uint64(len(failures)))
+	prev := uint64(0)
+	for _, f := range failures {
+		b = binary.AppendUvarint(b, f.Offset-prev)
+		b = appendFailed(b, f)
+		prev = f.Offset
+	}
 	return b
 }
 
@@ -231,7 +244,7 @@ func removeOldCheckpoints(fs vfs.FS, dir string) error {
 
 // loadCheckpoint returns the newest checkpoint that is intact, or nil when there is
 // none. damaged names those that were passed over; seq is the highest number seen.
-func loadCheckpoint(fs vfs.FS, dir string) (cp *checkpoint, seq uint64, damaged []string, err error) {
+func loadCheckpoint(fs vfs.FS, dir string, now func() time.Time) (cp *checkpoint, seq uint64, damaged []string, err error) {
 	dir = path.Join(dir, stateDir)
 	names, err := fs.List(dir)
 	if err != nil {
@@ -250,7 +263,7 @@ func loadCheckpoint(fs vfs.FS, dir string) (cp *checkpoint, seq uint64, damaged 
 		if err != nil {
 			return nil, 0, nil, fmt.Errorf("read checkpoint: %w", err)
 		}
-		if cp, err = decodeCheckpoint(data); err != nil {
+		if cp, err = decodeCheckpoint(data, now); err != nil {
 			damaged = append(damaged, name)
 		}
 	}

@@ -21,6 +21,7 @@ const (
 	hasExpires
 	hasHeaders
 	hasKey
+	hasNotBefore
 
 	hasText = hasID | hasTopic | hasContentType | hasCorrelationID | hasReplyTo | hasSource | hasHeaders
 )
@@ -45,6 +46,7 @@ func appendMessage(b []byte, m *message.Message) []byte {
 	}
 	b = appendTime(b, m.Time)
 	b = appendTime(b, m.Expires)
+	b = appendTime(b, m.NotBefore)
 	if len(m.Headers) > 0 {
 		b = binary.AppendUvarint(b, uint64(len(m.Headers)))
 	}
@@ -80,6 +82,7 @@ func presence(m *message.Message) (bits uint64) {
 	set(!m.Expires.IsZero(), hasExpires)
 	set(len(m.Headers) > 0, hasHeaders)
 	set(m.Key != nil, hasKey)
+	set(!m.NotBefore.IsZero(), hasNotBefore)
 	return bits
 }
 
@@ -123,6 +126,9 @@ func decodeMessage(b []byte, m *message.Message) error {
 	}
 	if bits&hasExpires != 0 {
 		m.Expires = meta.time()
+	}
+	if bits&hasNotBefore != 0 {
+		m.NotBefore = meta.time()
 	}
 	if bits&hasHeaders != 0 {
 		m.Headers = meta.headers()
@@ -216,4 +222,13 @@ func (r *metaReader) headers() message.Headers {
 		headers[i].Value = message.FromRaw(kind, str, r.uvarint())
 	}
 	return headers
+}
+
+// notBefore returns when a message may be delivered, or the zero time.
+func notBefore(b []byte) time.Time {
+	var m message.Message
+	if decodeMessage(b, &m) != nil {
+		return time.Time{}
+	}
+	return m.NotBefore
 }

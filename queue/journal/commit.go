@@ -155,7 +155,7 @@ func (e *Engine) seal(b *batch) (frame []byte, crc uint32) {
 	sealRecords(body, seed(b.seg.epoch))
 	h := frameHeader{
 		epoch: b.seg.epoch, number: c.number, body: uint32(len(body)), count: b.count,
-		stable: c.number - 1, time: time.Now().UnixNano(), prev: c.prev, bodyCRC: checksum(body),
+		stable: c.number - 1, time: e.now().UnixNano(), prev: c.prev, bodyCRC: checksum(body),
 	}
 	for int64(len(b.frame())) < h.size() {
 		b.buf = append(b.buf, 0)
@@ -184,7 +184,7 @@ func (e *Engine) markTail() error {
 	if c.marked || seg == nil || seg.epoch == 0 || pos+headerSize > size {
 		return nil
 	}
-	h := frameHeader{epoch: seg.epoch, number: c.number, stable: c.number - 1, time: time.Now().UnixNano(), prev: c.prev}
+	h := frameHeader{epoch: seg.epoch, number: c.number, stable: c.number - 1, time: e.now().UnixNano(), prev: c.prev}
 	var b [headerSize]byte
 	h.encode(b[:])
 	if _, err := seg.file.WriteAt(b[:], pos); err != nil {

@@ -71,7 +71,7 @@ func TestZeroedSegmentHeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := 0
-	for _, err := range topic.Browse(t.Context(), 0) {
+	for _, err := range topic.Browse(t.Context(), queue.Start{}) {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,18 +2,19 @@ package journal
 
 import (
 	"encoding/binary"
+	"time"
 
 	"github.com/linkspan/linkspan/queue/internal/delivery"
 )
 
 // decodeCheckpoint is the inverse of encodeCheckpoint.
-func decodeCheckpoint(data []byte) (*checkpoint, error) {
+func decodeCheckpoint(data []byte, now func() time.Time) (*checkpoint, error) {
 	n := len(data) - 4
 	if n < checkpointHeader || binary.LittleEndian.Uint32(data) != checkpointMagic || data[4] != version ||
 		checksum(data[:n]) != binary.LittleEndian.Uint32(data[n:]) {
 		return nil, errCheckpoint
 	}
-	d := &decoder{metaReader: metaReader{b: data[checkpointHeader:n]}}
+	d := &decoder{metaReader: metaReader{b: data[checkpointHeader:n]}, now: now}
 	d.text = string(d.b)
 	cp := &checkpoint{mark: place(d.uvarint()), number: d.uvarint(), prev: d.u32(), lastTopic: d.u32(), lastSub: d.u32()}
 	for range d.count() {
@@ -39,7 +40,14 @@ func decodeCheckpoint(data []byte) (*checkpoint, error) {
 }
 
 // decoder reads the parts of a checkpoint. After a failure it yields zero values.
-type decoder struct{ metaReader }
+type decoder struct {
+	metaReader
+	now func() time.Time
+}
+
+func newDecoder(b []byte) *decoder {
+	return &decoder{metaReader: metaReader{b: b, text: string(b)}}
+}
 
 func (d *decoder) u32() uint32 {
 	v := d.uvarint()
@@ -102,15 +110,23 @@ func (d *decoder) segment() *segment {
 
 func (d *decoder) topic() *topic {
 	t := &topic{id: d.u32(), name: d.string()}
+	var held bool
+	t.o, held = d.options()
+	t.held.Store(held)
+	t.known = d.known()
 	t.log.end = d.offset(0)
 	t.log.bytes = d.uvarint()
-	t.gone = d.set(t.log.end)
+	t.gone.set = d.set(t.log.end)
 	t.next = t.log.end
 	n := d.count()
-	t.log.entries = make([]entry, 0, n/3)
+	t.log.entries = make([]entry, 0, n/6)
 	var x entry
 	for range n {
-		x = entry{first: d.offset(x.first), at: place(d.offset(uint64(x.at))), bytes: x.bytes + d.uvarint()}
+		x = entry{first: d.offset(x.first), at: place(d.offset(uint64(x.at))), bytes: x.bytes + d.uvarint(),
+			digest: digest{newest: uint32(int64(x.newest) + d.varint()), due: d.u32(), lanes: uint16(d.u32())}}
+		if x.due != 0 {
+			t.delays.Store(true)
+		}
 		t.log.entries = append(t.log.entries, x)
 	}
 	return t
@@ -124,6 +140,16 @@ func (d *decoder) subscriber(topics map[uint32]*topic) (s *subscriber, topicID u
 	if t := topics[topicID]; t != nil {
 		end = t.log.end
 	}
-	s.win = delivery.New(d.set(end), end)
+	s.win = delivery.New(d.set(end), end, d.now)
+	f := delivery.Failed{}
+	for range d.count() {
+		f = d.failure(d.offset(f.Offset))
+		s.win.Fail(f)
+	}
 	return s, topicID
+}
+
+// failure reads what is noted of a message that failed.
+func (d *decoder) failure(offset uint64) delivery.Failed {
+	return delivery.Failed{Offset: offset, Attempts: d.u32(), Due: d.varint()}
 }

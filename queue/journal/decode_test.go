@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/queue/internal/delivery"
@@ -80,7 +81,7 @@ func FuzzCheckpoint(f *testing.F) {
 	e.adopt(t1)
 	set := delivery.NewSet(2)
 	set.AddRange(4, 6)
-	e.register(&subscriber{id: 1, name: "s", topic: t1, win: delivery.New(set, 9)})
+	e.register(&subscriber{id: 1, name: "s", topic: t1, win: delivery.New(set, 9, nil)})
 	e.index.segments = []*segment{{number: 1, epoch: 3, end: 200, blocks: []uint32{8, 16}}}
 	full := e.encodeCheckpoint(2)
 	f.Add(full[checkpointHeader : len(full)-4])
@@ -90,22 +91,22 @@ func FuzzCheckpoint(f *testing.F) {
 		copy(data, full[:checkpointHeader])
 		data = append(data, body...)
 		sum := checksum(data)
-		_, _ = decodeCheckpoint(append(data, byte(sum), byte(sum>>8), byte(sum>>16), byte(sum>>24)))
+		_, _ = decodeCheckpoint(append(data, byte(sum), byte(sum>>8), byte(sum>>16), byte(sum>>24)), time.Now)
 	})
 }
 
 func TestCheckpointRoundTrip(t *testing.T) {
 	e := &Engine{index: index{topics: map[uint32]*topic{}, cache: newCache(1)}, topics: map[string]*topic{}, lastTopic: 4, lastSub: 5}
 	e.committer = committer{number: 77, prev: 88}
-	tp := &topic{e: e, id: 1, name: "t", gone: delivery.NewSet(0)}
+	tp := &topic{e: e, id: 1, name: "t", gone: goneSet{}}
 	tp.log = topicLog{end: 9, bytes: 90, entries: []entry{{first: 0, at: placeOf(1, 64)}, {first: 5, at: placeOf(1, 128), bytes: 50}}}
 	e.adopt(tp)
 	set := delivery.NewSet(2)
 	set.AddRange(4, 6)
-	e.register(&subscriber{id: 1, name: "s", topic: tp, win: delivery.New(set, 9)})
+	e.register(&subscriber{id: 1, name: "s", topic: tp, win: delivery.New(set, 9, nil)})
 	e.index.segments = []*segment{{number: 1, epoch: 3, end: 200, blocks: []uint32{8, 16}}}
 	data := e.encodeCheckpoint(2)
-	cp, err := decodeCheckpoint(data)
+	cp, err := decodeCheckpoint(data, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +123,7 @@ func TestCheckpointRoundTrip(t *testing.T) {
 	})
 	for i := range data {
 		data[i] ^= 1
-		if _, err := decodeCheckpoint(data); err == nil && i >= 4 {
+		if _, err := decodeCheckpoint(data, time.Now); err == nil && i >= 4 {
 			t.Errorf("byte %d is not covered by a checksum", i)
 		}
 		data[i] ^= 1

@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/internal/vfs"
@@ -205,10 +206,7 @@ func (e *Engine) create(name string) *topic {
 	t := &topic{e: e, id: e.lastTopic, name: name}
 	u := e.unit()
 	defer e.free(u)
-	var at int
-	u.buf, at = beginRecord(u.buf, recordTopic, t.id, 0)
-	u.buf = append(u.buf, name...)
-	endRecord(u.buf, at)
+	u.buf = appendTopic(u.buf, t.id, name, queue.TopicOptions{}, false)
 	u.parts = append(u.parts, part{count: 1})
 	t.made = e.add(u)
 	e.topics[name] = t
@@ -243,6 +241,8 @@ func (e *Engine) adopt(t *topic) {
 		return
 	}
 	t.e = e
+	t.options.Store(&t.o)
+	t.known.window = t.o.Dedup
 	e.topics[t.name] = t
 	e.lastTopic = max(e.lastTopic, t.id)
 	e.index.addTopic(t)
@@ -273,6 +273,9 @@ func (e *Engine) subscriber(id uint32) *subscriber {
 	}
 	return nil
 }
+
+// now is the wall clock.
+func (e *Engine) now() time.Time { return e.o.Now() }
 
 // Topics implements queue.Engine.
 func (e *Engine) Topics() []string {
@@ -306,7 +309,12 @@ func (e *Engine) readableLocked() error {
 }
 
 // Caps implements queue.Engine.
-func (e *Engine) Caps() queue.Caps { return queue.Caps{Name: "journal", Durable: true, Atomic: true} }
+func (e *Engine) Caps() queue.Caps {
+	return queue.Caps{
+		Name: "journal", Durable: true, Atomic: true,
+		Delay: true, Priority: true, KeyOrder: true, Expiry: true, Dedup: true, Seek: true,
+	}
+}
 
 // unit returns an empty unit.
 func (e *Engine) unit() *unit {

@@ -183,7 +183,7 @@ func (f *flipped) read(t *testing.T, disk *vfs.Mem, what string) (lost int, rep 
 		if err != nil {
 			t.Fatal(err)
 		}
-		for r, err := range topic.Browse(ctx, 0) {
+		for r, err := range topic.Browse(ctx, queue.Start{}) {
 			if err != nil {
 				t.Fatalf("%s: browse: %v", what, err)
 			}

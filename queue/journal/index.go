@@ -33,6 +33,7 @@ type entry struct {
 	first uint64 // offset
 	at    place  // of the block
 	bytes uint64 // of the topic's messages before first
+	digest
 }
 
 // gap is a range of offsets whose messages are lost.
@@ -76,7 +77,10 @@ func (x *index) add(s *segment, pos, size int64, frame []byte, keep bool) (touch
 		if r.offset > t.log.end {
 			gaps = append(gaps, gap{topic: t, first: t.log.end, end: r.offset})
 		}
-		t.log.add(r.offset, at, len(r.body))
+		t.log.add(&r, at, frameTime(frame))
+		if r.later {
+			t.delays.Store(true)
+		}
 	}
 	if keep {
 		x.cache.extend(at, pos-at.pos(), frame, size)
@@ -84,12 +88,15 @@ func (x *index) add(s *segment, pos, size int64, frame []byte, keep bool) (touch
 	return touched, gaps
 }
 
-func (l *topicLog) add(offset uint64, at place, size int) {
-	if n := len(l.entries); n == 0 || l.entries[n-1].at != at {
-		l.entries = append(l.entries, entry{first: offset, at: at, bytes: l.bytes})
+func (l *topicLog) add(r *record, at place, time int64) {
+	n := len(l.entries)
+	if n == 0 || l.entries[n-1].at != at {
+		l.entries = append(l.entries, entry{first: r.offset, at: at, bytes: l.bytes})
+		n++
 	}
-	l.end = offset + 1
-	l.bytes += uint64(size)
+	l.entries[n-1].note(r, time)
+	l.end = r.offset + 1
+	l.bytes += uint64(len(r.body))
 }
 
 func blockStart(s *segment, i int) int64 { return int64(s.blocks[i]) * frameAlign }
@@ -114,13 +121,17 @@ func (x *index) live(number uint64) *segment {
 	return x.segments[i]
 }
 
-// drop takes a segment out of the index, with what topics have in it.
+// drop takes a segment out of the index, with what topics have in it: those messages
+// are gone.
 func (x *index) drop(s *segment) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.segments = slices.DeleteFunc(x.segments, func(o *segment) bool { return o == s })
 	for _, t := range x.topics {
 		i, j := t.log.within(s.number)
+		if i < j {
+			t.gone.add(t.log.span(i, j))
+		}
 		t.log.entries = slices.Delete(t.log.entries, i, j)
 	}
 	x.cache.drop(s.number)
@@ -148,11 +159,7 @@ func (x *index) settled(s *segment) bool {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	for _, t := range x.topics {
-		i, j := t.log.within(s.number)
-		if i == j {
-			continue
-		}
-		if first, end := t.log.span(i, j); !t.covered(first, end) {
+		if i, j := t.log.within(s.number); i < j && !t.free(i, j) {
 			return false
 		}
 	}

@@ -131,7 +131,7 @@ func (l *ledger) check(ctx context.Context, e *journal.Engine, before *ledger) e
 			return err
 		}
 		last := -1
-		for r, err := range t.Browse(ctx, 0) {
+		for r, err := range t.Browse(ctx, queue.Start{}) {
 			if err != nil {
 				return fmt.Errorf("browse %s: %w", name, err)
 			}

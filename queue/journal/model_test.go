@@ -268,7 +268,7 @@ func (m *model) check(rt *rapid.T) {
 			}
 		}
 		topic := m.topic(rt, t)
-		for r, err := range topic.Browse(context.Background(), 0) {
+		for r, err := range topic.Browse(context.Background(), queue.Start{}) {
 			if err != nil || r.Message.ID != t.ids[r.Offset] {
 				rt.Fatalf("browse %s: offset %d id %q: %v", t.name, r.Offset, r.Message.ID, err)
 			}

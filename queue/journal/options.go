@@ -29,6 +29,8 @@ type Options struct {
 	AckDelay time.Duration
 	// CacheBytes bounds the memory for recent and recently read data. Default 8 MiB.
 	CacheBytes int64
+	// Now is the wall clock. Default time.Now.
+	Now func() time.Time
 	// ReadOnly opens a stopped directory for looking at it and changes nothing.
 	ReadOnly bool
 	// Logger gets what an operator should know. Default: nothing is logged.
@@ -77,6 +79,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.CacheBytes <= 0 {
 		o.CacheBytes = 8 * mib
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

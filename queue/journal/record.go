@@ -14,11 +14,23 @@ const (
 	recordPublish recordType = 1
 	// recordAck: id is the subscription, offset the first one, the body ranges.
 	recordAck recordType = 2
-	// recordTopic: id is the new topic, the body its name.
+	// recordTopic: id is a topic that is new or has new options, the body its name and
+	// its options.
 	recordTopic recordType = 3
 	// recordSubscription: id is the new subscription, the body its topic, name and what
 	// is settled from the start.
 	recordSubscription recordType = 4
+	// recordFailed: id is the subscription, offset the message's, the body how many
+	// attempts failed and when it may come again.
+	recordFailed recordType = 5
+	// recordSeek: id is the subscription, offset where it goes on.
+	recordSeek recordType = 6
+	// recordPurge: id is the topic, offset the first message that stays.
+	recordPurge recordType = 7
+	// recordDropTopic: id is the topic that ends.
+	recordDropTopic recordType = 8
+	// recordDropSubscription: id is the subscription that ends.
+	recordDropSubscription recordType = 9
 )
 
 const recordHeader = 28
@@ -30,7 +42,18 @@ type record struct {
 	offset uint64
 	body   []byte
 	crc    uint32 // of the body
+
+	priority uint8 // of a published message
+	later    bool  // it has a NotBefore
 }
+
+// What a record header says of a published message, so that the index need not look
+// into it.
+const (
+	recordPriority = 5 // the byte
+	recordFlags    = 6 // the byte
+	flagLater      = 1
+)
 
 func (r *record) intact() bool { return checksum(r.body) == r.crc }
 
@@ -92,6 +115,9 @@ func parseRecord(b []byte) record {
 		offset: binary.LittleEndian.Uint64(b[12:]),
 		crc:    binary.LittleEndian.Uint32(b[20:]),
 		body:   b[recordHeader : recordHeader+n : recordHeader+n],
+
+		priority: b[recordPriority],
+		later:    b[recordFlags]&flagLater != 0,
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/linkspan/linkspan/internal/vfs"
+	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/queue/internal/delivery"
 )
 
@@ -44,7 +45,7 @@ type suspect struct {
 
 // recoverState fills the engine from the disk.
 func (e *Engine) recoverState(ctx context.Context) (*recovery, error) {
-	cp, seq, damaged, err := loadCheckpoint(e.fs, e.dir)
+	cp, seq, damaged, err := loadCheckpoint(e.fs, e.dir, e.now)
 	if err != nil {
 		return nil, err
 	}
@@ -294,11 +295,12 @@ func (r *recovery) apply(s *segment, pos, size int64, frame []byte) {
 		e.found.Records++
 		switch rec.kind {
 		case recordTopic:
-			e.adopt(&topic{id: rec.id, name: string(rec.body)})
+			r.topic(&rec)
 		case recordPublish:
 			if e.index.topic(rec.id) == nil { // its creation was lost to damage
 				e.adopt(&topic{id: rec.id, name: fmt.Sprintf("lost+found/%d", rec.id)})
 			}
+			r.learn(e.index.topic(rec.id), &rec, frameTime(frame))
 		default: // below, when all topics are known
 		}
 	}
@@ -316,8 +318,64 @@ func (r *recovery) apply(s *segment, pos, size int64, frame []byte) {
 			r.subscribe(&rec)
 		case recordAck:
 			r.ack(&rec)
-		default: // above
+		default:
+			r.change(&rec)
 		}
+	}
+}
+
+// topic takes in a topic that is new or has new options.
+func (r *recovery) topic(rec *record) {
+	d := newDecoder(rec.body)
+	name := d.string()
+	o, held := d.options()
+	if d.failed {
+		return
+	}
+	if t := r.e.index.topic(rec.id); t != nil {
+		t.configure(o, held)
+		return
+	}
+	t := &topic{id: rec.id, name: name, o: o}
+	t.held.Store(held)
+	r.e.adopt(t)
+}
+
+// change takes in what happened to topics and subscriptions that are known. What is
+// unknown here was dropped later.
+func (r *recovery) change(rec *record) {
+	switch rec.kind {
+	case recordFailed:
+		d := newDecoder(rec.body)
+		f := d.failure(rec.offset)
+		if s := r.e.subscriber(rec.id); s != nil && !d.failed {
+			s.win.Fail(f)
+		}
+	case recordSeek:
+		if s := r.e.subscriber(rec.id); s != nil {
+			s.seek(min(rec.offset, s.topic.log.end))
+		}
+	case recordPurge:
+		if t := r.e.index.topic(rec.id); t != nil {
+			t.purge(min(rec.offset, t.log.end))
+		}
+	case recordDropTopic:
+		if t := r.e.index.topic(rec.id); t != nil {
+			r.e.forget(t)
+		}
+	case recordDropSubscription:
+		if s := r.e.subscriber(rec.id); s != nil {
+			r.e.unregister(s)
+		}
+	default: // the others are taken in before
+	}
+}
+
+// learn takes in the IDs of messages of topics that remember them.
+func (r *recovery) learn(t *topic, rec *record, at int64) {
+	var m message.Message
+	if t.o.Dedup > 0 && decodeMessage(rec.body, &m) == nil && m.ID != "" {
+		t.known.learn([]fingerprint{t.fingerprint(m.ID)}, at)
 	}
 }
 
@@ -327,13 +385,13 @@ func (r *recovery) subscribe(rec *record) {
 	if t == nil || e.subscriber(rec.id) != nil {
 		return
 	}
-	d := &decoder{metaReader: metaReader{b: rec.body, text: string(rec.body)}}
+	d := newDecoder(rec.body)
 	s := &subscriber{id: rec.id, topic: t, name: d.string()}
 	start := d.set(maxOffset)
 	if d.failed {
 		return
 	}
-	s.win = delivery.New(start, t.log.end)
+	s.win = delivery.New(start, t.log.end, e.now)
 	e.register(s)
 }
 

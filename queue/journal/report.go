@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/linkspan/linkspan/queue"
 	"github.com/linkspan/linkspan/queue/internal/delivery"
 )
 
@@ -130,8 +131,9 @@ func (e *Engine) lose(g gap) {
 	if t.covered(g.first, g.end) {
 		return // nobody needed them any more
 	}
+	t.gone.add(g.first, g.end)
 	e.mu.Lock()
-	t.gone.AddRange(g.first, g.end)
+	t.held.Store(t.held.Load() || t.o.OnDamage == queue.Hold)
 	e.found.Status = Damaged
 	e.found.Lost = appendLost(e.found.Lost, Lost{Topic: t.name, First: g.first, Last: g.end - 1})
 	e.mu.Unlock()

@@ -93,7 +93,7 @@ func testBrowse(t *testing.T, s *suite) {
 	topic := s.topic("a")
 	s.publishN(topic, 5)
 	browse := func(from uint64) (out []uint64) {
-		for r, err := range topic.Browse(s.ctx(), from) {
+		for r, err := range topic.Browse(s.ctx(), queue.At(from)) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -111,7 +111,7 @@ func testBrowse(t *testing.T, s *suite) {
 	s.receive(sub, 5)
 	s.ack(sub, 0, 2)
 	s.want(browse(0), 1, 3, 4)
-	for range topic.Browse(s.ctx(), 0) {
+	for range topic.Browse(s.ctx(), queue.Start{}) {
 		break
 	}
 	if st := sub.Stats(); st.InFlight != 3 {
@@ -209,7 +209,7 @@ func testAfterClose(t *testing.T, s *suite) {
 	_, open := s.e.Topic(s.ctx(), "b")
 	_, reopen := s.e.Topic(s.ctx(), "a")
 	var browse error
-	for _, browse = range topic.Browse(s.ctx(), 0) {
+	for _, browse = range topic.Browse(s.ctx(), queue.Start{}) {
 		break
 	}
 	for name, err := range map[string]error{

@@ -1,28 +1,76 @@
-// Package delivery hands out offsets: which message comes next, which are in
-// flight, which come again and when, and which are settled. It is what the queue
-// engines share, and it knows nothing of storage.
+// Package delivery decides which message a subscription hands out next, and when: what
+// is new, what was given back, what waits for its time or for an earlier message of its
+// key, what is in flight, and what is settled. It is what the queue engines share, and
+// it knows nothing of storage.
 //
-// Offsets are handed out in order; what was released comes before what is new.
-// Nothing is handed out twice at the same time, and nothing that is settled is
-// handed out at all.
+// Nothing is handed out twice at the same time, and nothing that is settled is handed
+// out at all.
 package delivery
 
 import (
 	"container/heap"
 	"context"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/linkspan/linkspan/queue"
 )
 
+// Store is what a window needs of the engine that it belongs to. Its methods are called
+// without a lock.
+type Store interface {
+	// Fetch reads messages that are handed out, in their order. It leaves out those that
+	// it could not read and has given back, put off or settled.
+	Fetch(handouts []Handout) ([]queue.Record, error)
+	// Lane returns offsets of messages with a priority, from an offset on, and where to
+	// go on behind them. It returns as many as it finds without going far.
+	Lane(priority uint8, from uint64) (offsets []uint64, next uint64, err error)
+	// Retire settles messages that are not handed out after all, moving them to where
+	// the subscription's options say.
+	Retire(ctx context.Context, dead []Dead) error
+	// Log keeps note of failed attempts.
+	Log(failed []Failed) error
+}
+
 // Handout is an offset that a receiver now owns.
 type Handout struct {
 	Offset uint64
 	// Delivery counts the handouts since the window was opened, from 1.
 	Delivery int
+	// Attempt is one more than the failed attempts.
+	Attempt int
 }
+
+// Dead is a message that is not handed out any more.
+type Dead struct {
+	Record queue.Record
+	// Expired: its time is over. Otherwise its attempts are used up.
+	Expired bool
+}
+
+// Failed is a message whose attempts have failed so far.
+type Failed struct {
+	Offset   uint64
+	Attempts uint32
+	// Due is when it may come again, in nanoseconds since 1970.
+	Due int64
+}
+
+// Priorities is the number of priorities.
+const Priorities = 10
+
+const (
+	defaultInFlight = 256
+	// maxWaiting bounds the messages that wait for their key, maxFailed those that failed
+	// and are not settled: beyond it nothing new is handed out.
+	maxWaiting = 10_000
+	maxFailed  = 1 << 16
+	// tick is how long a receiver sleeps at most while something is to become due, so
+	// that a clock that was set forward is noticed.
+	tick = time.Minute
+	// retireAgain is the wait after a dead letter that found no room.
+	retireAgain = time.Second
+)
 
 // Window is the state of one subscription. It is safe for concurrent use.
 //
@@ -30,47 +78,84 @@ type Handout struct {
 // wakes and leaves something behind passes the token on.
 type Window struct {
 	token chan struct{}
+	turn  chan struct{} // held from handing out to admitting, where order by key needs it
+	now   func() time.Time
 
-	mu       sync.Mutex
-	settled  Set
-	end      uint64 // messages below it exist
+	mu      sync.Mutex
+	settled Set
+	end     uint64            // messages below it exist
+	failed  map[uint64]Failed // with failed attempts, and not settled
+
 	open     bool
 	stop     chan struct{} // closed when this opening ends
-	max      int
+	o        queue.SubOptions
 	cursor   uint64 // the next offset that was never handed out
-	inFlight map[uint64]int
-	ready    byOffset // given back and due
-	delayed  byDue    // given back and not due yet
+	lanes    []lane // instead of the cursor, for order by priority
+	inFlight map[uint64]flight
+	ready    byRank // given back and due
+	delayed  byDue  // not due yet
+	runs     runs   // not due yet as a whole
+	leases   byDue
+	keys     keyring
+	timedOut []Failed // to be logged
+
+	expired, deadLettered uint64
 }
 
-type returned struct {
-	Handout
-	due time.Time
+type flight struct {
+	delivery int32
+	lane     uint8
+	deadline int64 // 0: none
 }
 
-// New returns a closed window over the messages below end.
-func New(settled Set, end uint64) *Window {
-	return &Window{token: make(chan struct{}, 1), settled: settled, end: end}
+// lane is the place in the messages of a priority.
+type lane struct {
+	cursor  uint64
+	pending []uint64
 }
 
-// Open starts a new opening with up to maxInFlight unsettled handouts and returns a
-// channel that is closed when it ends. It returns nil when the window is open.
-func (w *Window) Open(maxInFlight int) <-chan struct{} {
+// New returns a closed window over the messages below end. A nil clock is the
+// system's.
+func New(settled Set, end uint64, now func() time.Time) *Window {
+	if now == nil {
+		now = time.Now
+	}
+	return &Window{
+		token: make(chan struct{}, 1), turn: make(chan struct{}, 1), now: now,
+		settled: settled, end: end, failed: map[uint64]Failed{},
+	}
+}
+
+// Open starts a new opening and returns a channel that is closed when it ends. It
+// returns nil when the window is open.
+func (w *Window) Open(o queue.SubOptions) <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.open {
 		return nil
 	}
-	if maxInFlight <= 0 {
-		maxInFlight = defaultInFlight
+	if o.MaxInFlight <= 0 {
+		o.MaxInFlight = defaultInFlight
 	}
-	w.open, w.max, w.stop = true, maxInFlight, make(chan struct{})
-	w.cursor = w.settled.Floor()
-	w.inFlight = map[uint64]int{}
+	w.open, w.o, w.stop = true, o, make(chan struct{})
+	w.restart()
 	return w.stop
 }
 
-const defaultInFlight = 256
+// restart begins at the floor again.
+func (w *Window) restart() {
+	w.cursor = w.settled.Floor()
+	w.lanes = nil
+	if w.o.Order == queue.ByPriority {
+		w.lanes = make([]lane, Priorities)
+		for i := range w.lanes {
+			w.lanes[i].cursor = w.cursor
+		}
+	}
+	w.inFlight = map[uint64]flight{}
+	w.ready, w.delayed, w.runs, w.leases = nil, nil, nil, nil
+	w.keys = newKeyring()
+}
 
 // Close ends the opening that stop belongs to: what is in flight will be handed out
 // again by the next one.
@@ -82,11 +167,25 @@ func (w *Window) Close(stop <-chan struct{}) {
 	}
 	w.open = false
 	close(w.stop)
-	w.inFlight, w.ready, w.delayed = nil, nil, nil
+	w.restart()
 }
 
-// Extend tells that the messages below end exist.
-func (w *Window) Extend(end uint64) {
+// Seek replaces what is settled and starts from there.
+func (w *Window) Seek(settled Set) {
+	w.mu.Lock()
+	w.settled = settled
+	for o := range w.failed {
+		if settled.Has(o) {
+			delete(w.failed, o)
+		}
+	}
+	w.restart()
+	w.mu.Unlock()
+	w.signal()
+}
+
+// Grow tells that the messages below end exist.
+func (w *Window) Grow(end uint64) {
 	w.mu.Lock()
 	more := end > w.end
 	w.end = max(w.end, end)
@@ -96,6 +195,9 @@ func (w *Window) Extend(end uint64) {
 	}
 }
 
+// Wake lets a receiver look again.
+func (w *Window) Wake() { w.signal() }
+
 func (w *Window) signal() {
 	select {
 	case w.token <- struct{}{}:
@@ -103,162 +205,11 @@ func (w *Window) signal() {
 	}
 }
 
-// Receive waits for at least one offset and appends up to limit of them to dst.
-func (w *Window) Receive(ctx context.Context, stop <-chan struct{}, limit int, dst []Handout) ([]Handout, error) {
-	for {
-		if err := ctx.Err(); err != nil {
-			return dst, err
-		}
-		out, due, err := w.take(stop, limit, dst)
-		if err != nil || len(out) > len(dst) {
-			return out, err
-		}
-		if err := w.wait(ctx, stop, due); err != nil {
-			return dst, err
-		}
-	}
-}
-
-// wait returns when it is worth trying again.
-func (w *Window) wait(ctx context.Context, stop <-chan struct{}, due time.Time) error {
-	var later <-chan time.Time
-	if !due.IsZero() {
-		t := time.NewTimer(time.Until(due))
-		defer t.Stop()
-		later = t.C
-	}
-	select {
-	case <-w.token:
-	case <-later:
-	case <-stop:
-		return queue.ErrClosed
-	case <-ctx.Done():
-		w.signal() // the token may have been meant for this receiver
-		return ctx.Err()
-	}
-	return nil
-}
-
-// take hands out what is there. due is when the next delayed message comes back, if
-// that is what a receiver has to wait for.
-func (w *Window) take(stop <-chan struct{}, limit int, dst []Handout) (out []Handout, due time.Time, err error) {
+// Options returns the options of this opening.
+func (w *Window) Options() queue.SubOptions {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.open || w.stop != stop {
-		return dst, due, queue.ErrClosed
-	}
-	w.wakeDue()
-	room := min(limit, w.max-len(w.inFlight))
-	for ; room > 0; room-- {
-		h, ok := w.next()
-		if !ok {
-			break
-		}
-		w.inFlight[h.Offset] = h.Delivery
-		dst = append(dst, h)
-	}
-	w.skipSettled()
-	if len(w.inFlight) < w.max && (len(w.ready) > 0 || w.cursor < w.end) {
-		w.signal()
-	}
-	if len(w.delayed) > 0 && len(w.inFlight) < w.max {
-		due = w.delayed[0].due
-	}
-	return dst, due, nil
-}
-
-func (w *Window) wakeDue() {
-	if len(w.delayed) == 0 {
-		return
-	}
-	now := time.Now()
-	for len(w.delayed) > 0 && !w.delayed[0].due.After(now) {
-		heap.Push(&w.ready, heap.Pop(&w.delayed))
-	}
-}
-
-func (w *Window) next() (Handout, bool) {
-	for len(w.ready) > 0 {
-		r := heap.Pop(&w.ready).(returned) //nolint:forcetypeassert // the heap holds nothing else
-		if !w.settled.Has(r.Offset) {
-			r.Delivery++
-			return r.Handout, true
-		}
-	}
-	w.skipSettled()
-	if w.cursor >= w.end {
-		return Handout{}, false
-	}
-	w.cursor++
-	return Handout{Offset: w.cursor - 1, Delivery: 1}, true
-}
-
-func (w *Window) skipSettled() {
-	w.cursor = max(w.cursor, w.settled.Floor())
-	for w.cursor < w.end && w.settled.Above() > 0 && w.settled.Has(w.cursor) {
-		w.cursor++
-	}
-}
-
-// Settle settles offsets and returns those that were not settled before, sorted.
-// Offsets that do not exist are left out.
-func (w *Window) Settle(offsets ...uint64) []uint64 {
-	if len(offsets) == 0 {
-		return nil
-	}
-	fresh := make([]uint64, 0, len(offsets))
-	w.mu.Lock()
-	for _, o := range offsets {
-		delete(w.inFlight, o)
-		if o < w.end && w.settled.Add(o) {
-			fresh = append(fresh, o)
-		}
-	}
-	w.mu.Unlock()
-	w.signal()
-	slices.Sort(fresh)
-	return fresh
-}
-
-// SettleRange settles the offsets from first up to end, whoever holds them.
-func (w *Window) SettleRange(first, end uint64) {
-	w.mu.Lock()
-	w.settled.AddRange(first, end)
-	for o := range w.inFlight {
-		if o >= first && o < end {
-			delete(w.inFlight, o)
-		}
-	}
-	w.mu.Unlock()
-	w.signal()
-}
-
-// Release gives back those of the offsets that are in flight.
-func (w *Window) Release(delay time.Duration, offsets ...uint64) {
-	w.release(delay, 0, offsets)
-}
-
-// Return gives back what could not be handed out after all, as if it never was.
-func (w *Window) Return(offsets ...uint64) { w.release(0, 1, offsets) }
-
-func (w *Window) release(delay time.Duration, uncount int, offsets []uint64) {
-	w.mu.Lock()
-	for _, o := range offsets {
-		n, ok := w.inFlight[o]
-		if !ok {
-			continue
-		}
-		delete(w.inFlight, o)
-		r := returned{Handout: Handout{Offset: o, Delivery: n - uncount}}
-		if delay > 0 {
-			r.due = time.Now().Add(delay)
-			heap.Push(&w.delayed, r)
-		} else {
-			heap.Push(&w.ready, r)
-		}
-	}
-	w.mu.Unlock()
-	w.signal()
+	return w.o
 }
 
 // View calls f with the settled set while nothing changes it. f must not keep it.
@@ -272,31 +223,75 @@ func (w *Window) View(f func(settled *Set)) {
 func (w *Window) Stats(name string) queue.SubStats {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := queue.SubStats{Name: name, Floor: w.settled.Floor(), InFlight: len(w.inFlight)}
+	s := queue.SubStats{
+		Name: name, Floor: w.settled.Floor(), InFlight: len(w.inFlight),
+		Delayed: len(w.delayed) + w.runs.count(), Waiting: w.keys.waiting,
+		Expired: w.expired, DeadLettered: w.deadLettered,
+	}
 	if w.end > s.Floor {
 		s.Backlog = w.end - s.Floor - w.settled.Above()
 	}
 	return s
 }
 
-type byOffset []returned
+// item is an offset that comes again.
+type item struct {
+	offset   uint64
+	due      int64 // nanoseconds since 1970
+	delivery int32 // how often it was handed out
+	lane     uint8
+}
 
-func (h byOffset) Len() int           { return len(h) }
-func (h byOffset) Less(i, j int) bool { return h[i].Offset < h[j].Offset }
-func (h byOffset) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *byOffset) Push(x any)        { *h = append(*h, x.(returned)) } //nolint:forcetypeassert // the heap holds nothing else
-func (h *byOffset) Pop() any          { return pop((*[]returned)(h)) }
+type byRank []item
 
-type byDue []returned
+func (h byRank) Len() int { return len(h) }
+func (h byRank) Less(i, j int) bool {
+	if h[i].lane != h[j].lane {
+		return h[i].lane > h[j].lane
+	}
+	return h[i].offset < h[j].offset
+}
+func (h byRank) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *byRank) Push(x any)   { *h = append(*h, x.(item)) } //nolint:forcetypeassert // the heap holds nothing else
+func (h *byRank) Pop() any     { return pop((*[]item)(h)) }
+
+type byDue []item
 
 func (h byDue) Len() int           { return len(h) }
-func (h byDue) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
+func (h byDue) Less(i, j int) bool { return h[i].due < h[j].due }
 func (h byDue) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *byDue) Push(x any)        { *h = append(*h, x.(returned)) } //nolint:forcetypeassert // the heap holds nothing else
-func (h *byDue) Pop() any          { return pop((*[]returned)(h)) }
+func (h *byDue) Push(x any)        { *h = append(*h, x.(item)) } //nolint:forcetypeassert // the heap holds nothing else
+func (h *byDue) Pop() any          { return pop((*[]item)(h)) }
 
-func pop(h *[]returned) returned {
+// span is a run of offsets none of which is due before due.
+type span struct {
+	first, end uint64
+	due        int64
+}
+
+type runs []span
+
+func (h runs) Len() int           { return len(h) }
+func (h runs) Less(i, j int) bool { return h[i].due < h[j].due }
+func (h runs) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *runs) Push(x any)        { *h = append(*h, x.(span)) } //nolint:forcetypeassert // the heap holds nothing else
+func (h *runs) Pop() any          { return pop((*[]span)(h)) }
+
+func (h runs) count() (n int) {
+	for _, r := range h {
+		n += int(r.end - r.first)
+	}
+	return n
+}
+
+func pop[T any](h *[]T) T {
 	last := (*h)[len(*h)-1]
 	*h = (*h)[:len(*h)-1]
 	return last
 }
+
+var (
+	_ heap.Interface = (*byRank)(nil)
+	_ heap.Interface = (*byDue)(nil)
+	_ heap.Interface = (*runs)(nil)
+)
