@@ -162,6 +162,11 @@ func (e *Engine) join(ctx context.Context, u *unit, publishes bool) (*batch, err
 			return nil, err
 		}
 		wait := e.sift(u)
+		if len(u.buf) == 0 { // all of it is stored already
+			b := newBatch(nil)
+			b.finish(nil)
+			return b, nil
+		}
 		var err error
 		if wait == nil {
 			wait, err = e.admit(len(u.buf), publishes)
