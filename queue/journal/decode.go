@@ -122,8 +122,10 @@ func (d *decoder) topic() *topic {
 	t.log.entries = make([]entry, 0, n/6)
 	var x entry
 	for range n {
-		x = entry{first: d.offset(x.first), at: place(d.offset(uint64(x.at))), bytes: x.bytes + d.uvarint(),
-			digest: digest{newest: uint32(int64(x.newest) + d.varint()), due: d.u32(), lanes: uint16(d.u32())}}
+		x = entry{
+			first: d.offset(x.first), at: place(d.offset(uint64(x.at))), bytes: x.bytes + d.uvarint(),
+			digest: digest{newest: uint32(int64(x.newest) + d.varint()), due: d.u32(), lanes: uint16(d.u32())},
+		}
 		if x.due != 0 {
 			t.delays.Store(true)
 		}

@@ -28,7 +28,7 @@ func (s *suite) must(err error) {
 	}
 }
 
-func (s *suite) stats(sub queue.Subscription, backlog uint64, expired, dead uint64) {
+func (s *suite) stats(sub queue.Subscription, backlog, expired, dead uint64) {
 	s.t.Helper()
 	if st := sub.Stats(); st.Backlog != backlog || st.Expired != expired || st.DeadLettered != dead {
 		s.t.Errorf("stats %+v, want backlog %d, expired %d, dead-lettered %d", st, backlog, expired, dead)

@@ -227,7 +227,7 @@ func TestTimers(t *testing.T) {
 				}
 				r := got[0]
 				cases++
-				if early := due[r.Offset].Sub(time.Now()); early > 0 || early < -tick && r.Attempt == 1 && len(delays) == 1 {
+				if early := time.Until(due[r.Offset]); early > 0 || early < -tick && r.Attempt == 1 && len(delays) == 1 {
 					t.Fatalf("message %d attempt %d came %v early", r.Offset, r.Attempt, early)
 				}
 				switch r.Attempt {
