@@ -97,6 +97,7 @@ func (c *planner) checkDelivery() {
 	if d.Retry.Attempts < 1 || d.MaxInFlight < 1 || d.MaxInFlight > 100_000 || d.Lanes < 1 || d.Lanes > 1024 || d.StopTimeout <= 0 || d.DeadLetter.Keep <= 0 {
 		c.report.Errorf(n, "LS1327", "use positive numbers", "attempts, max_in_flight (at most 100000), lanes (at most 1024), stop_timeout and dead_letter.keep must be positive")
 	}
+	c.checkQueue(d, n)
 	c.plan.Guarantee = c.guarantee()
 	switch d.Guarantee {
 	case "", "at-most-once", c.plan.Guarantee.Level:
@@ -105,6 +106,33 @@ func (c *planner) checkDelivery() {
 			"the pipeline gives only %s: %s", c.plan.Guarantee.Level, c.plan.Guarantee.Because)
 	default:
 		c.report.Errorf(n.Get("guarantee"), "LS1327", config.Suggest(d.Guarantee, []string{"at-most-once", "at-least-once", "effectively-once"}), "there is no guarantee of this name")
+	}
+}
+
+// The values of delivery.on_damage.
+const (
+	damageServe = "serve_rest"
+	damageHold  = "hold"
+)
+
+// checkQueue refuses what the queue engine cannot do.
+func (c *planner) checkQueue(d *Delivery, n config.Node) {
+	if d.Dedup < 0 || d.Keep < 0 {
+		c.report.Errorf(n, "LS1327", "use positive numbers", "dedup and keep must not be negative")
+	}
+	if d.OnDamage != "" && d.OnDamage != damageServe && d.OnDamage != damageHold {
+		c.report.Errorf(n.Get("on_damage"), "LS1327", config.Suggest(d.OnDamage, []string{damageServe, damageHold}), "on_damage is serve_rest or hold")
+	}
+	can := c.reg.Queue
+	for _, need := range []struct {
+		key       string
+		needs, is bool
+	}{
+		{"priority", d.Priority, can.Priority}, {"dedup", d.Dedup > 0, can.Dedup}, {"keep", d.Keep > 0, can.Seek},
+	} {
+		if need.needs && !need.is {
+			c.report.Errorf(n.Get(need.key), "LS1333", "remove it, or use another queue engine", "the queue (%s) cannot do this", can.Name)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/linkspan/linkspan/internal/jsonscan"
 	"github.com/linkspan/linkspan/message"
@@ -34,11 +35,16 @@ type ingest struct {
 // Handle implements message.Handler.
 func (h *ingest) Handle(ctx context.Context, b *message.Batch) error {
 	var refused []message.Failed
+	now := time.Now()
 	for i := range b.Messages {
 		m := &b.Messages[i]
 		m.Source = h.source
 		stripReserved(m)
-		if err := h.check(m); err != nil {
+		err := schedule(m, now)
+		if err == nil {
+			err = h.check(m)
+		}
+		if err != nil {
 			refused = append(refused, message.Failed{Index: i, Err: err})
 		}
 	}

@@ -91,6 +91,18 @@ type Delivery struct {
 	Retry Retry `yaml:"retry"`
 	// DeadLetter configures the dead letter topic.
 	DeadLetter DeadLetterConfig `yaml:"dead_letter"`
+	// Priority reads the highest priority first, as far as messages wait in the queue.
+	// Default: in the order of arrival.
+	Priority bool `yaml:"priority"`
+	// Dedup is how long the IDs of messages are remembered: another message with a known
+	// ID is taken from its sender and not processed again. Default 0: not at all.
+	Dedup time.Duration `yaml:"dedup"`
+	// Keep is how long messages stay in the queue after they were delivered, so that
+	// they can be read again. Default 0: not at all.
+	Keep time.Duration `yaml:"keep"`
+	// OnDamage says what the pipeline's topics do when messages were lost to damage of the
+	// storage: serve_rest reports it and goes on, hold waits for an operator.
+	OnDamage string `yaml:"on_damage"`
 	// MaxInFlight bounds the messages that are read from the queue and not settled. It
 	// bounds the duplicates after a crash, too. Default 256.
 	MaxInFlight int `yaml:"max_in_flight"`

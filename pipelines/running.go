@@ -109,21 +109,39 @@ func newRunning(p *Plan, o *Options, listeners *connectors.Listeners, fail func(
 // for the disk when it is new.
 func (r *running) open(g *run.Group) {
 	g.Go("topic", func(ctx context.Context) (err error) {
-		r.topic, r.subscription, err = r.openTopic(ctx, r.plan.Topic(), laneSubscription, r.plan.Delivery.MaxInFlight)
+		d := &r.plan.Delivery
+		// What has expired is handed out too: its lane makes a dead letter of it.
+		o := queue.SubOptions{MaxInFlight: d.MaxInFlight, DeliverExpired: true}
+		if d.Priority {
+			o.Order = queue.ByPriority
+		}
+		r.topic, r.subscription, err = r.openTopic(ctx, r.plan.Topic(), laneSubscription, r.topicOptions(d.Dedup, d.Keep), o)
 		return err
 	})
 	g.Go("dead letter topic", func(ctx context.Context) (err error) {
-		r.dead, r.operator, err = r.openTopic(ctx, r.plan.DeadLetterTopic(), deadSubscription, 0)
+		o := queue.SubOptions{DeliverExpired: true}
+		r.dead, r.operator, err = r.openTopic(ctx, r.plan.DeadLetterTopic(), deadSubscription, r.topicOptions(0, 0), o)
 		return err
 	})
 }
 
-func (r *running) openTopic(ctx context.Context, name, subscription string, inFlight int) (queue.Topic, queue.Subscription, error) {
+func (r *running) topicOptions(dedup, keep time.Duration) queue.TopicOptions {
+	o := queue.TopicOptions{Dedup: dedup, Keep: keep}
+	if r.plan.Delivery.OnDamage == damageHold {
+		o.OnDamage = queue.Hold
+	}
+	return o
+}
+
+func (r *running) openTopic(ctx context.Context, name, subscription string, to queue.TopicOptions, so queue.SubOptions) (queue.Topic, queue.Subscription, error) {
 	t, err := r.queue.Topic(ctx, name)
 	if err != nil {
 		return nil, nil, &EnvironmentError{fmt.Errorf("open topic %s: %w", name, err)}
 	}
-	s, err := t.Subscribe(ctx, subscription, queue.SubOptions{MaxInFlight: inFlight})
+	if err := t.Configure(ctx, to); err != nil {
+		return nil, nil, &EnvironmentError{err}
+	}
+	s, err := t.Subscribe(ctx, subscription, so)
 	if err != nil {
 		return nil, nil, &EnvironmentError{fmt.Errorf("subscribe to %s: %w", name, err)}
 	}

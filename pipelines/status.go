@@ -159,7 +159,7 @@ func (e *Engine) moveDead(ctx context.Context, name string, numbers []uint64, f 
 	for _, n := range numbers {
 		wanted[n] = true
 	}
-	m := mover{run: r, pub: queue.TxPublish{Topic: r.topic}, ack: queue.TxAck{Subscription: r.operator}}
+	m := mover{run: r, pub: queue.TxPublish{Topic: r.topic, Repeat: true}, ack: queue.TxAck{Subscription: r.operator}}
 	for rec, err := range r.dead.Browse(ctx, queue.At(slices.Min(numbers))) {
 		if err == nil && wanted[rec.Offset] {
 			err = m.move(ctx, rec.Offset, f(&rec))

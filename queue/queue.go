@@ -149,6 +149,9 @@ type Tx struct {
 type TxPublish struct {
 	Topic    Topic
 	Messages []message.Message
+	// Repeat stores the messages even if the deduplication window knows their IDs: they
+	// are tried again on purpose.
+	Repeat bool
 }
 
 // TxAck settles messages of a subscription.

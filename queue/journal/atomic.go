@@ -20,6 +20,9 @@ func (e *Engine) Atomic(ctx context.Context, tx queue.Tx) error {
 		if err := u.publish(t, p.Messages); err != nil {
 			return err
 		}
+		if p.Repeat {
+			u.parts[len(u.parts)-1].ids = nil
+		}
 	}
 	publishes := len(u.buf) > 0
 	type settled struct {

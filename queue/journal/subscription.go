@@ -164,7 +164,7 @@ func (s *subscription) Retire(ctx context.Context, dead []delivery.Dead) error {
 		tx.Ack[0].Offsets = append(tx.Ack[0].Offsets, dead[i].Record.Offset)
 	}
 	if o.DeadLetter != nil {
-		tx.Publish = []queue.TxPublish{{Topic: o.DeadLetter, Messages: delivery.Letters(s.s.topic.name, dead)}}
+		tx.Publish = []queue.TxPublish{{Topic: o.DeadLetter, Messages: delivery.Letters(s.s.topic.name, dead), Repeat: true}}
 	}
 	return s.e.Atomic(ctx, tx)
 }

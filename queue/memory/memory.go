@@ -82,7 +82,7 @@ func (e *Engine) Atomic(ctx context.Context, tx queue.Tx) error {
 		}
 	}
 	for _, p := range tx.Publish {
-		p.Topic.(*topic).add(p.Messages) //nolint:forcetypeassert // checked above
+		p.Topic.(*topic).add(p.Messages, p.Repeat) //nolint:forcetypeassert // checked above
 	}
 	for _, a := range tx.Ack {
 		s := a.Subscription.(*subscription).s //nolint:forcetypeassert // checked above

@@ -85,15 +85,15 @@ func (t *topic) Publish(ctx context.Context, msgs []message.Message) (uint64, er
 		return 0, err
 	}
 	defer t.e.mu.Unlock()
-	return t.add(msgs), nil
+	return t.add(msgs, false), nil
 }
 
-// add appends messages. The engine's lock is held.
-func (t *topic) add(msgs []message.Message) (first uint64) {
+// add appends messages, also known ones if they repeat on purpose. The engine's lock is held.
+func (t *topic) add(msgs []message.Message, repeat bool) (first uint64) {
 	first = t.next
 	now := time.Now()
 	for i := range msgs {
-		if t.duplicate(msgs[i].ID, now) {
+		if !repeat && t.duplicate(msgs[i].ID, now) {
 			continue
 		}
 		m := msgs[i].Clone()

@@ -218,6 +218,8 @@ func testDedupTwins(_ *testing.T, s *suite) {
 	}
 	s.none(sub)
 	s.want(offsets(s.receive(from, 1)), 1)
+	s.must(s.e.Atomic(s.ctx(), queue.Tx{Publish: []queue.TxPublish{{Topic: topic, Messages: []message.Message{id("x")}, Repeat: true}}}))
+	s.want(offsets(s.receive(sub, 1)), 3)
 }
 
 func testSeek(t *testing.T, s *suite) {
