@@ -46,7 +46,7 @@ type FS interface { //nolint:interfacebloat // one door to the operating system,
 }
 
 // File is an open file. ReadAt and WriteAt may be called concurrently.
-type File interface { //nolint:interfacebloat // the system's own set
+type File interface {
 	io.ReaderAt
 	io.WriterAt
 	io.Closer
