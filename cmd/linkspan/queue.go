@@ -20,15 +20,16 @@ import (
 func newQueue(io stdio) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "queue",
-		Short: "look into the queue: stats, browse, verify",
-		Long: `queue looks into a data directory and changes nothing. When a running linkspan
-holds the directory it is asked through its admin address; a stopped directory is
-opened read-only.`,
+		Short: "look into the queue and change it: stats, browse, export, verify, seek, purge, ...",
+		Long: `queue looks into a data directory, and changes it where a command says so. When a
+running linkspan holds the directory it is asked through its admin address; a stopped
+directory is opened.`,
 		Example: "  linkspan queue stats\n  linkspan queue browse --topic orders --payload --limit 5\n  linkspan queue verify --data /var/lib/linkspan",
 		Args:    subcommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newQueueStats(io), newQueueBrowse(io), newQueueVerify(io))
+	cmd.AddCommand(newQueueStats(io), newQueueBrowse(io), newQueueExport(io), newQueueVerify(io))
+	cmd.AddCommand(newQueueSeek(io), newQueuePurge(io), newQueueDelete(io), newQueueUnsubscribe(io), newQueueResume(io))
 	return cmd
 }
 
@@ -113,11 +114,20 @@ With --json, one object a line; a payload that is not UTF-8 is in payload_base64
 	}
 	dataFlag(cmd, &data)
 	cmd.Flags().StringVar(&q.Topic, "topic", "", "the topic: the name of a pipeline, or NAME.dead")
-	cmd.Flags().Uint64Var(&q.From, "from", 0, "the first offset")
+	selectFlags(cmd, &q)
 	cmd.Flags().IntVar(&q.Limit, "limit", 100, "how many at most; 0: all")
 	cmd.Flags().BoolVar(&q.Content, "payload", false, "show keys, headers and payloads")
 	asJSON(cmd, &format)
 	return cmd
+}
+
+// selectFlags say which messages of a topic are meant.
+func selectFlags(cmd *cobra.Command, q *console.MessageQuery) {
+	cmd.Flags().Uint64Var(&q.From, "from", 0, "the first offset")
+	cmd.Flags().Var((*instant)(&q.Since), "since", "instead of --from: an instant (RFC 3339), or how long ago (15m)")
+	cmd.Flags().StringVar(&q.ID, "id", "", "only messages with this ID")
+	cmd.Flags().StringVar(&q.Key, "key", "", "only messages with this key")
+	cmd.Flags().StringArrayVar(&q.Headers, "header", nil, "only messages with this header, as NAME=VALUE")
 }
 
 func browse(ctx context.Context, d *directory, q console.MessageQuery, format string, io stdio) error {

@@ -28,6 +28,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /api/v1/status", s.status)
 	mux.HandleFunc("GET /api/v1/queue/topics", s.topics)
 	mux.HandleFunc("GET /api/v1/queue/messages", s.messages)
+	mux.HandleFunc("POST /api/v1/queue/change", s.change)
 	mux.HandleFunc("GET /api/v1/dead-letters", s.deadLetters)
 	mux.HandleFunc("GET /api/v1/dead-letters/{pipeline}/{number}", s.deadLetter)
 	mux.HandleFunc("POST /api/v1/dead-letters/{pipeline}/retry", s.retry)
@@ -92,7 +93,10 @@ func (s *Server) topics(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) messages(w http.ResponseWriter, r *http.Request) {
 	p := params{r: r}
-	q := MessageQuery{Topic: p.text("topic"), From: p.number("from", 0), Limit: p.count("limit", defaultMessages), Content: p.truth("payload")}
+	q := MessageQuery{
+		Topic: p.text("topic"), From: p.number("from", 0), Since: p.instant("since"), Limit: p.count("limit", defaultMessages), Content: p.truth("payload"),
+		ID: p.text("id"), Key: p.text("key"), Headers: r.URL.Query()["header"],
+	}
 	if p.err == nil && q.Topic == "" {
 		p.err = errors.New("topic is missing; add ?topic=NAME, /api/v1/queue/topics lists the names")
 	}
@@ -166,6 +170,16 @@ func (p *params) truth(name string) bool {
 	return b
 }
 
+func (p *params) instant(name string) (t time.Time) {
+	if text := p.text(name); text != "" {
+		var err error
+		if t, err = time.Parse(time.RFC3339, text); err != nil && p.err == nil {
+			p.err = fmt.Errorf("%s must be an instant, such as %s=2026-01-31T12:00:00Z", name, name)
+		}
+	}
+	return t
+}
+
 // lines writes one JSON object a line. The status is sent with the first one, so
 // that an error before it still has its own.
 type lines struct {
@@ -215,7 +229,9 @@ func fail(w http.ResponseWriter, code int, text string) { answer(w, code, proble
 func failWith(w http.ResponseWriter, err error) {
 	code := http.StatusInternalServerError
 	switch {
-	case errors.Is(err, ErrNoTopic), errors.Is(err, ErrNoDeadLetter), errors.Is(err, pipelines.ErrUnknownPipeline):
+	case errors.Is(err, ErrInUse):
+		code = http.StatusConflict
+	case errors.Is(err, queue.ErrUnknownSubscription), errors.Is(err, queue.ErrUnknownTopic), errors.Is(err, ErrNoTopic), errors.Is(err, ErrNoDeadLetter), errors.Is(err, pipelines.ErrUnknownPipeline):
 		code = http.StatusNotFound
 	case errors.Is(err, queue.ErrClosed), errors.Is(err, queue.ErrStorageFailed), errors.Is(err, context.Canceled):
 		code = http.StatusServiceUnavailable

@@ -161,7 +161,10 @@ func (c *Client) Topics(ctx context.Context) ([]queue.TopicStats, error) {
 
 // Messages calls f with the messages that a topic holds, in order.
 func (c *Client) Messages(ctx context.Context, q MessageQuery, f func(QueuedMessage) error) error {
-	v := url.Values{"topic": {q.Topic}, "from": {strconv.FormatUint(q.From, 10)}, "limit": {strconv.Itoa(q.Limit)}, "payload": {strconv.FormatBool(q.Content)}}
+	v := url.Values{"topic": {q.Topic}, "from": {strconv.FormatUint(q.From, 10)}, "limit": {strconv.Itoa(q.Limit)}, "payload": {strconv.FormatBool(q.Content)}, "id": {q.ID}, "key": {q.Key}, "header": q.Headers}
+	if !q.Since.IsZero() {
+		v.Set("since", q.Since.Format(time.RFC3339Nano))
+	}
 	return each(ctx, c, "/api/v1/queue/messages?"+v.Encode(), f)
 }
 

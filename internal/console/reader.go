@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/pipelines"
 	"github.com/linkspan/linkspan/queue"
 )
@@ -22,12 +24,36 @@ var (
 // MessageQuery selects messages of a topic.
 type MessageQuery struct {
 	Topic string
-	// From is the first offset.
-	From uint64
+	// From is the first offset, Since, when it is not zero, the first instant instead.
+	From  uint64
+	Since time.Time
+	// ID, Key and Headers, each NAME=VALUE, select messages that have all of them.
+	ID, Key string
+	Headers []string
 	// Limit bounds the answer. Default 0: no bound.
 	Limit int
 	// Content adds key, headers and payload.
 	Content bool
+}
+
+func (q *MessageQuery) start() queue.Start {
+	if q.Since.IsZero() {
+		return queue.At(q.From)
+	}
+	return queue.Since(q.Since)
+}
+
+func (q *MessageQuery) selects(m *message.Message) bool {
+	if q.ID != "" && m.ID != q.ID || q.Key != "" && string(m.Key) != q.Key {
+		return false
+	}
+	for _, h := range q.Headers {
+		name, value, _ := strings.Cut(h, "=")
+		if !slices.ContainsFunc(m.Headers, func(h message.Header) bool { return h.Name == name && h.Value.Text() == value }) {
+			return false
+		}
+	}
+	return true
 }
 
 // DeadLetterQuery selects dead letters.
@@ -79,9 +105,12 @@ func (r Reader) Messages(ctx context.Context, q MessageQuery, f func(QueuedMessa
 		return err
 	}
 	left := q.Limit
-	for rec, err := range t.Browse(ctx, queue.At(q.From)) {
+	for rec, err := range t.Browse(ctx, q.start()) {
 		if err != nil {
 			return fmt.Errorf("browse %s: %w", q.Topic, err)
+		}
+		if !q.selects(&rec.Message) {
+			continue
 		}
 		view := QueuedMessage{Queue: q.Topic, Offset: rec.Offset, Appended: rec.Appended, MessageView: View(&rec.Message, q.Content)}
 		if err := f(view); err != nil {

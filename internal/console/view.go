@@ -23,6 +23,7 @@ type MessageView struct {
 	ReplyTo       string     `json:"reply_to,omitempty"`
 	Priority      uint8      `json:"priority"`
 	Expires       *time.Time `json:"expires,omitempty"`
+	NotBefore     *time.Time `json:"not_before,omitempty"`
 	Size          int        `json:"size"`
 	// Key is text, or base64 when it is not UTF-8.
 	Key       string `json:"key,omitempty"`
@@ -43,6 +44,9 @@ func View(m *message.Message, content bool) MessageView {
 	}
 	if !m.Expires.IsZero() {
 		v.Expires = &m.Expires
+	}
+	if !m.NotBefore.IsZero() {
+		v.NotBefore = &m.NotBefore
 	}
 	if !content {
 		return v
