@@ -52,7 +52,7 @@ type changes struct {
 	earliest, latest bool
 }
 
-func (c *changes) command(io stdio, use, short, long, example, done string) *cobra.Command {
+func (c *changes) command(io stdio, use, short, long, example string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: use, Short: short, Long: long + changeExitCodes, Example: example, Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -62,7 +62,7 @@ func (c *changes) command(io stdio, use, short, long, example, done string) *cob
 			if err := c.carryOut(cmd.Context()); err != nil {
 				return err
 			}
-			fmt.Fprintln(io.out, done)
+			fmt.Fprintln(io.out, "done")
 			return nil
 		},
 	}
@@ -146,7 +146,7 @@ func newQueueSeek(io stdio) *cobra.Command {
 		`seek makes a subscription go on at a place: what is before it counts as processed, and
 what is behind it comes again, as far as the topic still has it. A pipeline's subscription
 is called lanes. delivery.keep says how long a topic has what was delivered.`,
-		"  linkspan queue seek --topic orders --subscription lanes --since 1h\n  linkspan queue seek --topic orders --subscription lanes --offset 1200", "done")
+		"  linkspan queue seek --topic orders --subscription lanes --since 1h\n  linkspan queue seek --topic orders --subscription lanes --offset 1200")
 	cmd.Flags().StringVar(&c.order.Subscription, "subscription", "", "the subscription")
 	c.places(cmd)
 	return cmd
@@ -157,7 +157,7 @@ func newQueuePurge(io stdio) *cobra.Command {
 	cmd := c.command(io, "purge --topic TOPIC", "remove messages that wait, for good",
 		`purge settles all messages before a place for every subscription. They are gone for
 good: nothing brings them back.`,
-		"  linkspan queue purge --topic orders --latest\n  linkspan queue purge --topic orders --offset 1200", "done")
+		"  linkspan queue purge --topic orders --latest\n  linkspan queue purge --topic orders --offset 1200")
 	c.places(cmd)
 	return cmd
 }
@@ -167,7 +167,7 @@ func newQueueDelete(io stdio) *cobra.Command {
 	return c.command(io, "delete --topic TOPIC", "delete a topic with its messages, for good",
 		`delete removes a topic, its messages and its subscriptions. The topics of a running
 pipeline are refused.`,
-		"  linkspan queue delete --topic old-orders", "done")
+		"  linkspan queue delete --topic old-orders")
 }
 
 func newQueueUnsubscribe(io stdio) *cobra.Command {
@@ -175,7 +175,7 @@ func newQueueUnsubscribe(io stdio) *cobra.Command {
 	cmd := c.command(io, "unsubscribe --topic TOPIC --subscription NAME", "delete a subscription",
 		`unsubscribe removes a subscription: the topic keeps nothing for it any more. Those of a
 running pipeline are refused.`,
-		"  linkspan queue unsubscribe --topic orders --subscription audit", "done")
+		"  linkspan queue unsubscribe --topic orders --subscription audit")
 	cmd.Flags().StringVar(&c.order.Subscription, "subscription", "", "the subscription")
 	return cmd
 }
@@ -185,5 +185,5 @@ func newQueueResume(io stdio) *cobra.Command {
 	return c.command(io, "resume --topic TOPIC", "let a topic go on that lost messages to damage",
 		`resume lets a topic go on that is held because storage was damaged and messages are
 lost (on_damage: hold). Look at the loss first, with verify.`,
-		"  linkspan queue resume --topic orders", "done")
+		"  linkspan queue resume --topic orders")
 }
