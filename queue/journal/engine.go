@@ -125,6 +125,10 @@ func (e *Engine) resume(r *recovery) error {
 			return fmt.Errorf("sync segment: %w", err)
 		}
 	}
+	// It may also have died between a segment's renaming and the sync of its name.
+	if err := e.fs.SyncDir(path.Join(e.dir, journalDir)); err != nil {
+		return fmt.Errorf("sync folder of segments: %w", err)
+	}
 	last := uint64(0)
 	if n := len(e.index.segments); n > 0 {
 		s := e.index.segments[n-1]
