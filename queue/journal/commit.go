@@ -119,7 +119,7 @@ func (e *Engine) commit(b *batch) error {
 	frame, crc := e.seal(b)
 	data, pos := frame, b.pos
 	if b.fresh {
-		h := segmentHeader{number: b.seg.number, epoch: b.seg.epoch, frame: c.number}
+		h := segmentHeader{number: b.seg.number, epoch: b.seg.epoch, frame: c.number, size: b.seg.size}
 		data, pos = b.buf[:headerSize+len(frame)], 0
 		h.encode(data)
 	}

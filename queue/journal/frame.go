@@ -108,6 +108,7 @@ type segmentHeader struct {
 	number uint64
 	epoch  uint64
 	frame  uint64 // number of the first frame
+	size   int64  // of the file when it came into use; it never gets shorter
 }
 
 func (h *segmentHeader) encode(b []byte) {
@@ -117,6 +118,7 @@ func (h *segmentHeader) encode(b []byte) {
 	binary.LittleEndian.PutUint64(b[8:], h.epoch)
 	binary.LittleEndian.PutUint64(b[16:], h.number)
 	binary.LittleEndian.PutUint64(b[24:], h.frame)
+	binary.LittleEndian.PutUint64(b[32:], uint64(h.size))
 	binary.LittleEndian.PutUint32(b[headerSize-4:], checksum(b[:headerSize-4]))
 }
 
@@ -129,5 +131,6 @@ func decodeSegment(b []byte) (h segmentHeader, ok bool) {
 		epoch:  binary.LittleEndian.Uint64(b[8:]),
 		number: binary.LittleEndian.Uint64(b[16:]),
 		frame:  binary.LittleEndian.Uint64(b[24:]),
+		size:   int64(binary.LittleEndian.Uint64(b[32:])),
 	}, true
 }

@@ -167,6 +167,11 @@ func (r *recovery) segment(number uint64, mark place) error {
 	if err != nil {
 		return err
 	}
+	if cut, err := sc.cut(number); err != nil {
+		return err
+	} else if cut || s.end > sc.size {
+		e.report([]damage{{at: placeOf(number, sc.size)}})
+	}
 	if s.epoch == 0 {
 		epoch, damaged, err := sc.epoch(number, r.expected)
 		if err != nil {
@@ -196,6 +201,9 @@ func (r *recovery) scan(sc *scanner, s *segment, pos int64) error {
 		}
 		h, crc, ok := decodeFrame(data)
 		ok = ok && h.epoch == s.epoch && h.number >= r.expected && pos+h.size() <= sc.size
+		if ok {
+			r.chain(s, pos, &h)
+		}
 		switch {
 		case ok && h.count == 0:
 			r.judge(h.number)
@@ -229,6 +237,14 @@ func (r *recovery) scan(sc *scanner, s *segment, pos int64) error {
 		}
 	}
 	return nil
+}
+
+// chain checks that the frame was written behind the one that came before it.
+func (r *recovery) chain(s *segment, pos int64, h *frameHeader) {
+	if h.number == r.expected && h.prev != r.prev {
+		r.e.log.Error("a frame does not belong behind the one before", slog.Any("segment", s.number), slog.Any("position", pos))
+		r.e.report([]damage{{at: placeOf(s.number, pos)}})
+	}
 }
 
 // judge decides about the suspects when a frame of this number turns up intact.

@@ -105,6 +105,19 @@ func (s *scanner) epoch(number, expected uint64) (epoch uint64, damaged bool, er
 	return epoch, epoch != 0, err
 }
 
+// cut reports whether the file is shorter than it ever was since it came into use, or
+// than any segment that has a name.
+func (s *scanner) cut(number uint64) (bool, error) {
+	data, err := s.at(0, headerSize)
+	if err != nil {
+		return false, err
+	}
+	if h, ok := decodeSegment(data); ok && h.number == number {
+		return s.size < h.size, nil
+	}
+	return s.size < minSegment, nil
+}
+
 // looksTorn reports whether b is the beginning of a frame of this epoch, whatever its
 // checksum says.
 func looksTorn(b []byte, epoch uint64) bool {
