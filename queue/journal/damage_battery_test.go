@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/linkspan/linkspan/internal/vfs"
+	"github.com/linkspan/linkspan/queue"
 	"github.com/linkspan/linkspan/queue/journal"
 )
 
