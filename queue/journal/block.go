@@ -3,6 +3,8 @@ package journal
 import (
 	"bytes"
 	"encoding/binary"
+
+	"github.com/linkspan/linkspan/queue/internal/plant"
 )
 
 // blockSize is how much of a segment one entry of the index covers, at least; a block
@@ -97,10 +99,10 @@ func parseBlock(at place, data []byte, epoch uint64) (*block, []damage) {
 		h, _, ok := decodeFrame(data[pos:])
 		ok = ok && h.epoch == epoch && int64(pos)+h.size() <= int64(len(data))
 		// A frame that is older than the one before it was written to the wrong place.
-		if ok && h.number > last.number {
+		if ok && (h.number > last.number || plant.On(plant.NoOrder)) {
 			frame := data[pos : pos+int(h.size())]
-			if checksum(frame[headerSize:headerSize+h.body]) == h.bodyCRC {
-				if last.number > 0 && h.number > last.number+1 && followed == len(bad) {
+			if checksum(frame[headerSize:headerSize+h.body]) == h.bodyCRC || plant.On(plant.BodyCRC) {
+				if last.number > 0 && h.number > last.number+1 && followed == len(bad) && !plant.On(plant.NoOrder) {
 					bad = append(bad, damage{at: at + place(pos)}) // what was here is gone
 				}
 				followed = len(bad)
