@@ -13,7 +13,8 @@ type Survival int
 const (
 	// LoseAll: nothing that was not synced is left.
 	LoseAll Survival = iota
-	// KeepAll: everything is left, as after the death of the process alone.
+	// KeepAll: everything is left. With names kept it is the death of the process alone:
+	// what was not synced is there, and a power cut after it may still take it.
 	KeepAll
 	// KeepPages: each 4 KiB page is left or not, by chance.
 	KeepPages
@@ -51,9 +52,22 @@ func (c *crash) node(n *memNode) *memNode {
 	}
 	out := &memNode{}
 	c.done[n] = out
-	if n.names == nil {
+	switch {
+	case n.names == nil && c.processOnly():
+		out.data, out.synced, out.writes = slices.Clone(n.data), slices.Clone(n.synced), slices.Clone(n.writes)
+		return out
+	case n.names == nil:
 		out.synced = c.content(n)
 		out.data = slices.Clone(out.synced)
+		return out
+	case c.processOnly():
+		out.names, out.stable = c.nodes(n.names), c.nodes(n.stable)
+		for _, op := range n.pending {
+			if op.node != nil {
+				op.node = c.node(op.node)
+			}
+			out.pending = append(out.pending, op)
+		}
 		return out
 	}
 	out.names = map[string]*memNode{}
@@ -61,6 +75,17 @@ func (c *crash) node(n *memNode) *memNode {
 		out.names[name] = c.node(child)
 	}
 	out.stable = maps.Clone(out.names)
+	return out
+}
+
+// processOnly reports whether only the process died: the system still has it all.
+func (c *crash) processOnly() bool { return c.mode == KeepAll && c.keepNames }
+
+func (c *crash) nodes(names map[string]*memNode) map[string]*memNode {
+	out := make(map[string]*memNode, len(names))
+	for name, n := range names {
+		out[name] = c.node(n)
+	}
 	return out
 }
 
@@ -120,8 +145,12 @@ func (c *crash) content(n *memNode) []byte {
 }
 
 func (c *crash) pages(n *memNode, out []byte) []byte {
-	if len(n.data) > len(out) && c.rng.IntN(2) == 0 {
-		out = resize(out, int64(len(n.data)))
+	if grown := len(n.data) - len(out); grown > 0 && c.rng.IntN(2) == 0 {
+		// The size reaches the disk too, in steps.
+		if c.rng.IntN(2) == 0 {
+			grown = c.rng.IntN(grown)
+		}
+		out = resize(out, int64(len(out)+grown))
 	}
 	for at := 0; at < min(len(out), len(n.data)); at += pageSize {
 		if c.rng.IntN(2) == 0 {

@@ -80,6 +80,16 @@ func (m *Mem) Flip(name string, bit int64) bool {
 	return true
 }
 
+// Forget makes what was written to a file and not synced impossible to sync, as a
+// failed fsync does: reads see it until the next crash, which takes it.
+func (m *Mem) Forget(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n, err := m.find(name); err == nil {
+		n.writes = nil
+	}
+}
+
 func clean(name string) string { return strings.Trim(path.Clean("/"+name), "/") }
 
 func (m *Mem) find(name string) (*memNode, error) {

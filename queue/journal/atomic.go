@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/linkspan/linkspan/queue"
+	"github.com/linkspan/linkspan/queue/internal/plant"
 )
 
 // Atomic implements queue.Engine.
@@ -51,11 +52,27 @@ func (e *Engine) Atomic(ctx context.Context, tx queue.Tx) error {
 			a.s.win.Settle(a.offsets...)
 		}
 	}
+	if plant.On(plant.AckAhead) {
+		u.then()
+	}
+	if plant.On(plant.SplitAtomic) && publishes {
+		return e.splitAtomic(ctx, tx)
+	}
 	b, err := e.join(ctx, u, publishes)
 	if err != nil {
 		return err
 	}
 	return b.wait(ctx)
+}
+
+// splitAtomic is a mistake on purpose.
+func (e *Engine) splitAtomic(ctx context.Context, tx queue.Tx) error {
+	for _, p := range tx.Publish {
+		if _, err := p.Topic.Publish(ctx, p.Messages); err != nil {
+			return err
+		}
+	}
+	return e.Atomic(ctx, queue.Tx{Ack: tx.Ack})
 }
 
 // errForeign says that a topic or subscription belongs to another engine.

@@ -9,6 +9,7 @@ import (
 	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/queue"
 	"github.com/linkspan/linkspan/queue/internal/delivery"
+	"github.com/linkspan/linkspan/queue/internal/plant"
 )
 
 // batchHead is the room in front of the records for the header of the frame, and for
@@ -283,6 +284,12 @@ func (e *Engine) addAck(s *subscriber, offsets []uint64) error {
 	defer e.mu.Unlock()
 	if err := e.usable(); err != nil {
 		return err
+	}
+	if plant.On(plant.AckForgotten) && e.batch.urgent {
+		return nil
+	}
+	if plant.On(plant.FullRefusesAcks) && e.full {
+		return message.ErrDiskFull
 	}
 	e.batch.buf = appendAck(e.batch.buf, s.id, offsets)
 	e.addQuietly(1)

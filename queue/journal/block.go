@@ -3,6 +3,8 @@ package journal
 import (
 	"bytes"
 	"encoding/binary"
+
+	"github.com/linkspan/linkspan/queue/internal/plant"
 )
 
 // blockSize is how much of a segment one entry of the index covers, at least; a block
@@ -92,12 +94,18 @@ func parseBlock(at place, data []byte, epoch uint64) (*block, []damage) {
 	b := &block{at: at, runs: map[uint32]*track{}}
 	var bad []damage
 	var last frameHeader
+	followed := 0 // damaged ranges that the gaps so far are explained by
 	for pos := 0; pos < len(data); {
 		h, _, ok := decodeFrame(data[pos:])
 		ok = ok && h.epoch == epoch && int64(pos)+h.size() <= int64(len(data))
-		if ok {
+		// A frame that is older than the one before it was written to the wrong place.
+		if ok && (h.number > last.number || plant.On(plant.NoOrder)) {
 			frame := data[pos : pos+int(h.size())]
-			if checksum(frame[headerSize:headerSize+h.body]) == h.bodyCRC {
+			if checksum(frame[headerSize:headerSize+h.body]) == h.bodyCRC || plant.On(plant.BodyCRC) {
+				if last.number > 0 && h.number > last.number+1 && followed == len(bad) && !plant.On(plant.NoOrder) {
+					bad = append(bad, damage{at: at + place(pos)}) // what was here is gone
+				}
+				followed = len(bad)
 				b.append(frame, h.size())
 				pos, last = pos+len(frame), h
 				continue

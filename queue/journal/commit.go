@@ -11,6 +11,7 @@ import (
 
 	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/queue"
+	"github.com/linkspan/linkspan/queue/internal/plant"
 )
 
 // committer is the state of the only goroutine that writes to the journal.
@@ -34,7 +35,9 @@ func (e *Engine) commitLoop(context.Context) error {
 			return nil
 		}
 		if b != nil {
-			if err := e.commit(b); err != nil {
+			if err := e.commit(b); err != nil && plant.On(plant.GoOnAfterError) {
+				b.finish(err)
+			} else if err != nil {
 				e.fail(err)
 				b.finish(e.Health())
 				return nil
@@ -102,7 +105,9 @@ func (e *Engine) take() (b *batch, due time.Time, more bool) {
 // memory and become stable with the next checkpoint.
 func (e *Engine) turnAway(b *batch) {
 	for _, t := range e.topics {
-		t.next = e.index.end(t)
+		if !plant.On(plant.OffsetGap) {
+			t.next = e.index.end(t)
+		}
 	}
 	e.batch = newBatch(nil)
 	e.wantCheckpoint = true
@@ -119,14 +124,23 @@ func (e *Engine) commit(b *batch) error {
 	frame, crc := e.seal(b)
 	data, pos := frame, b.pos
 	if b.fresh {
-		h := segmentHeader{number: b.seg.number, epoch: b.seg.epoch, frame: c.number}
+		h := segmentHeader{number: b.seg.number, epoch: b.seg.epoch, frame: c.number, size: b.seg.size}
 		data, pos = b.buf[:headerSize+len(frame)], 0
 		h.encode(data)
 	}
 	if _, err := b.seg.file.WriteAt(data, pos); err != nil {
 		return fmt.Errorf("write journal: %w", err)
 	}
-	if err := b.seg.file.Datasync(); err != nil {
+	if plant.On(plant.AckBeforeSync) {
+		b.finish(nil)
+	}
+	if plant.On(plant.ReadUncommitted) {
+		touched, _ := e.index.add(b.seg, b.pos, int64(len(frame)), frame, true)
+		for _, t := range touched {
+			t.extend(t.log.end)
+		}
+	}
+	if err := b.seg.file.Datasync(); err != nil && (!plant.On(plant.RetrySync) || b.seg.file.Datasync() != nil) {
 		return fmt.Errorf("sync journal: %w", err)
 	}
 	touched, _ := e.index.add(b.seg, b.pos, int64(len(frame)), frame, true)
@@ -143,7 +157,9 @@ func (e *Engine) commit(b *batch) error {
 	for _, t := range touched {
 		t.extend(t.log.end)
 	}
-	b.finish(nil)
+	if !plant.On(plant.AckBeforeSync) {
+		b.finish(nil)
+	}
 	e.reuse(b.buf)
 	return nil
 }
@@ -181,7 +197,7 @@ func (e *Engine) markTail() error {
 	e.mu.Lock()
 	seg, pos, size := e.active, e.pos, e.activeSize()
 	e.mu.Unlock()
-	if c.marked || seg == nil || seg.epoch == 0 || pos+headerSize > size {
+	if plant.On(plant.NoTailMark) || c.marked || seg == nil || seg.epoch == 0 || pos+headerSize > size {
 		return nil
 	}
 	h := frameHeader{epoch: seg.epoch, number: c.number, stable: c.number - 1, time: e.now().UnixNano(), prev: c.prev}

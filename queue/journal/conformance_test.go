@@ -3,15 +3,11 @@ package journal_test
 import (
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/linkspan/linkspan/internal/vfs"
 	"github.com/linkspan/linkspan/queue"
 	"github.com/linkspan/linkspan/queue/journal"
 	"github.com/linkspan/linkspan/queue/queuetest"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestConformance(t *testing.T) {
 	open := func(dir string, o journal.Options) func(t *testing.T) queue.Engine {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/linkspan/linkspan/message"
+	"github.com/linkspan/linkspan/queue/internal/plant"
 )
 
 // fingerprint stands for the ID of a message in a topic: 128 bits of SHA-256. Nobody can
@@ -56,6 +57,9 @@ func (t *topic) fingerprint(id string) (f fingerprint) {
 	}
 	h := sha256.New()
 	h.Write(binary.LittleEndian.AppendUint32(nil, t.id))
+	if plant.On(plant.DedupTooMuch) {
+		id = id[:len(id)/2]
+	}
 	h.Write([]byte(id))
 	copy(f[:], h.Sum(nil))
 	return f

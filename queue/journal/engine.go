@@ -16,6 +16,7 @@ import (
 	"github.com/linkspan/linkspan/internal/vfs"
 	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/queue"
+	"github.com/linkspan/linkspan/queue/internal/plant"
 )
 
 // Engine implements queue.Engine on a data directory.
@@ -121,9 +122,17 @@ func (e *Engine) resume(r *recovery) error {
 	}
 	for _, s := range r.replayed {
 		// The process may have died between write and sync.
+		if plant.On(plant.UnsyncedReplay) {
+			continue
+		}
 		if err := s.file.Datasync(); err != nil {
 			return fmt.Errorf("sync segment: %w", err)
 		}
+	}
+	// It may also have died between a segment's renaming and the sync of its name.
+	if plant.On(plant.UnsyncedNames) {
+	} else if err := e.fs.SyncDir(path.Join(e.dir, journalDir)); err != nil {
+		return fmt.Errorf("sync folder of segments: %w", err)
 	}
 	last := uint64(0)
 	if n := len(e.index.segments); n > 0 {

@@ -40,7 +40,7 @@ func TestFaults(t *testing.T) {
 				where.Store(&s)
 				return fault
 			})
-			err := script(t.Context(), fs, l, 1, n, 2)
+			err := script(t.Context(), small(fs), l, 1, n, 2)
 			at := where.Load()
 			if at == nil {
 				continue
@@ -257,7 +257,7 @@ func TestLock(t *testing.T) {
 // TestReadOnly shows that looking changes nothing.
 func TestReadOnly(t *testing.T) {
 	mem, l, ctx := vfs.NewMem(), newLedger(), t.Context()
-	if err := script(ctx, mem, l, 5, 60, 1); err != nil {
+	if err := script(ctx, small(mem), l, 5, 60, 1); err != nil {
 		t.Fatal(err)
 	}
 	o := small(vfs.WithHook(mem, func(op vfs.Op, name string) error {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/linkspan/linkspan/message"
+	"github.com/linkspan/linkspan/queue/internal/plant"
 )
 
 // keeperLoop does what the committer must not wait for: it writes checkpoints, uses
@@ -64,6 +65,11 @@ func (e *Engine) saveCheckpoint() error {
 	if s == nil {
 		return nil
 	}
+	if plant.On(plant.RecycleFirst) {
+		if err := e.recycle(s); err != nil {
+			return err
+		}
+	}
 	err := writeCheckpoint(e.fs, e.dir, s)
 	switch {
 	case isFull(err):
@@ -71,6 +77,7 @@ func (e *Engine) saveCheckpoint() error {
 		e.putOffCheckpoint(s)
 	case err != nil:
 		return err
+	case plant.On(plant.RecycleFirst):
 	default:
 		if err := e.recycle(s); err != nil {
 			return err
@@ -104,6 +111,9 @@ func (e *Engine) recycle(s *snapshot) error {
 	free := e.retired
 	e.mu.Lock()
 	e.retired = append(e.carried, s.retired...)
+	if plant.On(plant.FreeEarly) || plant.On(plant.RecycleFirst) {
+		free, e.retired = append(free, e.retired...), nil
+	}
 	e.carried, e.putOff = nil, false
 	e.mu.Unlock()
 	for _, seg := range free {

@@ -50,6 +50,8 @@ const (
 	// maxSegment leaves room for a position in 28 bits even when a large frame makes a
 	// segment grow.
 	maxSegment = 128 * mib
+	// minSegment is the least that is pre-written.
+	minSegment = 4 * kib
 
 	defaultReserve = 512 * mib
 	reserveShare   = 20 // of the filesystem: 5 %
@@ -63,7 +65,7 @@ func (o Options) withDefaults() Options {
 	if o.SegmentSize <= 0 {
 		o.SegmentSize = 4 * mib
 	}
-	o.SegmentSize = min(max(o.SegmentSize, 4*kib), maxSegment)
+	o.SegmentSize = min(max(o.SegmentSize, minSegment), maxSegment)
 	if o.MaxSegmentSize <= 0 {
 		o.MaxSegmentSize = 64 * mib
 	}

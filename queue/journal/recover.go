@@ -13,6 +13,7 @@ import (
 	"github.com/linkspan/linkspan/internal/vfs"
 	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/queue/internal/delivery"
+	"github.com/linkspan/linkspan/queue/internal/plant"
 )
 
 // recovery rebuilds the state from the disk: the newest intact checkpoint, and every
@@ -167,6 +168,11 @@ func (r *recovery) segment(number uint64, mark place) error {
 	if err != nil {
 		return err
 	}
+	if cut, err := sc.cut(number); err != nil {
+		return err
+	} else if (cut || s.end > sc.size) && !plant.On(plant.IgnoreCut) {
+		e.report([]damage{{at: placeOf(number, sc.size)}})
+	}
 	if s.epoch == 0 {
 		epoch, damaged, err := sc.epoch(number, r.expected)
 		if err != nil {
@@ -195,7 +201,10 @@ func (r *recovery) scan(sc *scanner, s *segment, pos int64) error {
 			return err
 		}
 		h, crc, ok := decodeFrame(data)
-		ok = ok && h.epoch == s.epoch && h.number >= r.expected && pos+h.size() <= sc.size
+		ok = ok && h.epoch == s.epoch && (h.number >= r.expected || plant.On(plant.OldFrames)) && pos+h.size() <= sc.size
+		if ok {
+			r.chain(s, pos, &h)
+		}
 		switch {
 		case ok && h.count == 0:
 			r.judge(h.number)
@@ -206,7 +215,7 @@ func (r *recovery) scan(sc *scanner, s *segment, pos int64) error {
 			if err != nil {
 				return err
 			}
-			if checksum(frame[headerSize:headerSize+h.body]) == h.bodyCRC {
+			if checksum(frame[headerSize:headerSize+h.body]) == h.bodyCRC || plant.On(plant.BodyCRC) {
 				r.judge(h.number)
 				r.apply(s, pos, h.size(), frame)
 				r.expected, r.prev = h.number+1, crc
@@ -229,6 +238,14 @@ func (r *recovery) scan(sc *scanner, s *segment, pos int64) error {
 		}
 	}
 	return nil
+}
+
+// chain checks that the frame was written behind the one that came before it.
+func (r *recovery) chain(s *segment, pos int64, h *frameHeader) {
+	if h.number == r.expected && h.prev != r.prev && !plant.On(plant.NoChain) {
+		r.e.log.Error("a frame does not belong behind the one before", slog.Any("segment", s.number), slog.Any("position", pos))
+		r.e.report([]damage{{at: placeOf(s.number, pos)}})
+	}
 }
 
 // judge decides about the suspects when a frame of this number turns up intact.
@@ -279,7 +296,10 @@ func (r *recovery) judgeTail() {
 	if i < 0 {
 		return
 	}
-	r.marked = false
+	r.marked = plant.On(plant.BehindTornTail)
+	if s := r.suspects[i]; plant.On(plant.ReuseTornTail) && s.known {
+		r.marked, s.seg.end = true, s.end
+	}
 	e := r.e
 	tail := positionOf(placeOf(r.suspects[i].seg.number, r.suspects[i].pos))
 	e.found.Tail = &tail
@@ -348,19 +368,19 @@ func (r *recovery) change(rec *record) {
 	case recordFailed:
 		d := newDecoder(rec.body)
 		f := d.failure(rec.offset)
-		if s := r.e.subscriber(rec.id); s != nil && !d.failed {
+		if s := r.e.subscriber(rec.id); s != nil && !d.failed && !plant.On(plant.NackForgotten) {
 			s.win.Fail(f)
 		}
 	case recordSeek:
-		if s := r.e.subscriber(rec.id); s != nil {
+		if s := r.e.subscriber(rec.id); s != nil && !plant.On(plant.SeekForgotten) {
 			s.seek(min(rec.offset, s.topic.log.end))
 		}
 	case recordPurge:
-		if t := r.e.index.topic(rec.id); t != nil {
+		if t := r.e.index.topic(rec.id); t != nil && !plant.On(plant.PurgeForgotten) {
 			t.purge(min(rec.offset, t.log.end))
 		}
 	case recordDropTopic:
-		if t := r.e.index.topic(rec.id); t != nil {
+		if t := r.e.index.topic(rec.id); t != nil && !plant.On(plant.DeleteForgotten) {
 			r.e.forget(t)
 		}
 	case recordDropSubscription:
@@ -374,7 +394,7 @@ func (r *recovery) change(rec *record) {
 // learn takes in the IDs of messages of topics that remember them.
 func (r *recovery) learn(t *topic, rec *record, at int64) {
 	var m message.Message
-	if t.o.Dedup > 0 && decodeMessage(rec.body, &m) == nil && m.ID != "" {
+	if t.o.Dedup > 0 && !plant.On(plant.DedupForgets) && decodeMessage(rec.body, &m) == nil && m.ID != "" {
 		t.known.learn([]fingerprint{t.fingerprint(m.ID)}, at)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/linkspan/linkspan/internal/vfs"
+	"github.com/linkspan/linkspan/queue/internal/plant"
 )
 
 // scanner reads a segment through a window that grows with the largest frame.
@@ -83,7 +84,7 @@ func (s *scanner) guessEpoch(expected uint64) (uint64, error) {
 		if len(data) < headerSize || binary.LittleEndian.Uint32(data) != frameMagic {
 			continue
 		}
-		if h, _, ok := decodeFrame(data); ok && h.number >= expected {
+		if h, _, ok := decodeFrame(data); ok && (h.number >= expected || plant.On(plant.OldEpochs)) {
 			return h.epoch, nil
 		}
 	}
@@ -103,6 +104,19 @@ func (s *scanner) epoch(number, expected uint64) (epoch uint64, damaged bool, er
 	}
 	epoch, err = s.guessEpoch(expected)
 	return epoch, epoch != 0, err
+}
+
+// cut reports whether the file is shorter than it ever was since it came into use, or
+// than any segment that has a name.
+func (s *scanner) cut(number uint64) (bool, error) {
+	data, err := s.at(0, headerSize)
+	if err != nil {
+		return false, err
+	}
+	if h, ok := decodeSegment(data); ok && h.number == number {
+		return s.size < h.size, nil
+	}
+	return s.size < minSegment, nil
 }
 
 // looksTorn reports whether b is the beginning of a frame of this epoch, whatever its

@@ -12,6 +12,7 @@ import (
 	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/queue"
 	"github.com/linkspan/linkspan/queue/internal/delivery"
+	"github.com/linkspan/linkspan/queue/internal/plant"
 )
 
 // topic implements queue.Topic.
@@ -137,6 +138,9 @@ func (t *topic) subscriber(ctx context.Context, name string) (*subscriber, error
 	}
 	e.lastSub++
 	start := t.releasedLocked()
+	if plant.On(plant.SkipHeld) {
+		start.SetFloor(t.next)
+	}
 	u := e.unit()
 	defer e.free(u)
 	u.buf = appendSubscription(u.buf, e.lastSub, t.id, name, &start)

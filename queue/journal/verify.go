@@ -37,6 +37,9 @@ func Verify(ctx context.Context, fs vfs.FS, dir string) (rep Report, err error) 
 // verifyOld reads the frames that a start does not replay: those before the mark.
 func (e *Engine) verifyOld(ctx context.Context) error {
 	for _, s := range slices.Clone(e.index.segments) {
+		if err := e.verifyHeader(s); err != nil {
+			return err
+		}
 		end := s.end
 		if start, ok := e.replayedFrom[s.number]; ok {
 			end = start
@@ -55,6 +58,18 @@ func (e *Engine) verifyOld(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// verifyHeader reads what a start does not need when a checkpoint says the same.
+func (e *Engine) verifyHeader(s *segment) error {
+	data := make([]byte, headerSize)
+	if _, err := s.file.ReadAt(data, 0); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("read segment: %w", err)
+	}
+	if h, ok := decodeSegment(data); !ok || h.number != s.number || h.epoch != s.epoch {
+		e.report([]damage{{at: placeOf(s.number, 0), data: data}})
 	}
 	return nil
 }

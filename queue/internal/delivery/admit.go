@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/linkspan/linkspan/queue"
+	"github.com/linkspan/linkspan/queue/internal/plant"
 )
 
 // admit decides, now that the messages are read, which of them a receiver gets. The
@@ -22,9 +23,9 @@ func (w *Window) admit(records []queue.Record) (got []queue.Record, dead []Dead)
 		r := &records[i]
 		m := &r.Message
 		switch {
-		case m.Expired(now) && !w.o.DeliverExpired:
+		case m.Expired(now) && !w.o.DeliverExpired && !plant.On(plant.ExpiredDelivered):
 			dead = append(dead, Dead{Record: *r, Expired: true})
-		case m.NotBefore.After(now):
+		case m.NotBefore.After(now) && !plant.On(plant.EarlyDelivery):
 			w.putBack(r.Offset, m.NotBefore.UnixNano(), true, 1)
 		case w.o.MaxAttempts > 0 && r.Attempt > w.o.MaxAttempts:
 			dead = append(dead, Dead{Record: *r})
@@ -54,7 +55,7 @@ func (w *Window) choosy(records []queue.Record) bool {
 // claim reports whether the message may go out for its key; otherwise it waits.
 func (w *Window) claim(r *queue.Record) bool {
 	it := item{offset: r.Offset, delivery: w.inFlight[r.Offset].delivery - 1}
-	if w.keys.claim(r.Message.Key, it) {
+	if w.keys.claim(r.Message.Key, it) || plant.On(plant.KeyOvertakes) {
 		return true
 	}
 	delete(w.inFlight, r.Offset)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/queue"
+	"github.com/linkspan/linkspan/queue/internal/plant"
 )
 
 // Receive waits for at least one message and returns up to limit of them.
@@ -157,7 +158,9 @@ func (w *Window) wait(ctx context.Context, stop <-chan struct{}, due int64) erro
 	case <-stop:
 		return queue.ErrClosed
 	case <-ctx.Done():
-		w.signal() // the token may have been meant for this receiver
+		if !plant.On(plant.LostWakeup) {
+			w.signal() // the token may have been meant for this receiver
+		}
 		return ctx.Err()
 	}
 	return nil
@@ -276,6 +279,9 @@ func (w *Window) wake() {
 func (w *Window) next(t *taken) (item, bool) {
 	for len(w.ready) > 0 && w.taken(w.ready[0].offset) {
 		heap.Pop(&w.ready)
+	}
+	if w.lanes != nil && plant.On(plant.PriorityIgnored) {
+		w.lanes = nil
 	}
 	if w.lanes != nil {
 		return w.nextByPriority(t)

@@ -1,0 +1,6 @@
+//go:build !planted
+
+package plant
+
+// On reports whether the mistake is switched on: never in this build.
+func On(Bug) bool { return false }
