@@ -321,11 +321,11 @@ func TestEngineClosed(t *testing.T) {
 func TestNewGroup(t *testing.T) {
 	e := memoryEngine(t)
 	publish(t, e, "1", "2")
-	s := subscriber(t, e, watermill.SubscriberConfig{Group: "old"})
+	s := subscriber(t, e, watermill.SubscriberConfig{Group: "old", CloseTimeout: -1})
 	in := subscribe(t, s)
 	next(t, in, "1").Ack()
 	next(t, in, "2")
-	next(t, subscribe(t, subscriber(t, e, watermill.SubscriberConfig{Group: "new", CloseTimeout: -1})), "2").Ack()
+	next(t, subscribe(t, subscriber(t, e, watermill.SubscriberConfig{Group: "new"})), "2").Ack()
 }
 
 // What was published and not acknowledged comes again from the disk, in order.
