@@ -79,7 +79,7 @@ func doors() map[string][]string {
 		"github.com/mochi-mqtt/server":        {"connectors/mqtt"},
 		"github.com/eclipse/paho.golang":      {"connectors/mqtt"},
 		"github.com/eclipse/paho.mqtt.golang": {"connectors/mqtt"},
-		"github.com/ThreeDotsLabs/watermill":  {"connectors/watermill"},
+		"github.com/ThreeDotsLabs/watermill":  {"connectors/watermill", "queue/watermill"},
 		"github.com/go-stomp/stomp":           {"connectors/stomp"},
 		"github.com/pkg/errors":               {},
 		"github.com/stretchr/testify":         {},
