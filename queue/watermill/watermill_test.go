@@ -105,7 +105,7 @@ func TestMapping(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for r, err := range topic.Browse(t.Context(), 0) {
+	for r, err := range topic.Browse(t.Context(), queue.Start{}) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,7 +119,7 @@ func TestMapping(t *testing.T) {
 		t.Errorf("received %q with %v", got.Payload, got.Metadata)
 	}
 	got.Payload[0] = 'X'
-	for r := range topic.Browse(t.Context(), 0) {
+	for r := range topic.Browse(t.Context(), queue.Start{}) {
 		if string(r.Message.Payload) != "payload" {
 			t.Error("the receiver has written into the queue")
 		}
