@@ -133,7 +133,7 @@ func (f *feed) settle(ctx context.Context, done func(), m *wm.Message, offset ui
 		f.check("a message could not be acknowledged and will come again", f.sub.Ack(offset))
 	case known:
 		delay := max(f.config.NackResendDelay, 0)
-		f.check("a message could not be given back", f.sub.Release(delay, offset))
+		f.check("a message could not be given back", f.sub.Nack(delay, offset))
 		if f.config.MaxInFlight == 1 { // the next message must not overtake it
 			run.Pause(ctx, delay)
 		}
