@@ -31,16 +31,19 @@ type collector struct {
 	build  *prometheus.Desc
 	ready  *prometheus.Desc
 
-	backlog, inFlight, deadLetters     *prometheus.Desc
-	dropped, deadLettered              *prometheus.Desc
-	received, sourceRefused, restarts  *prometheus.Desc
-	sourceUp                           *prometheus.Desc
-	delivered, sinkRefused, sinkAway   *prometheus.Desc
-	sinkUp                             *prometheus.Desc
-	queueUp                            *prometheus.Desc
-	topicMessages, topicBytes          *prometheus.Desc
-	topicAppended                      *prometheus.Desc
-	subscriptionBacklog, subscriptionF *prometheus.Desc
+	backlog, inFlight, deadLetters    *prometheus.Desc
+	dropped, deadLettered             *prometheus.Desc
+	received, sourceRefused, restarts *prometheus.Desc
+	sourceUp                          *prometheus.Desc
+	delivered, sinkRefused, sinkAway  *prometheus.Desc
+	sinkUp                            *prometheus.Desc
+	queueUp                           *prometheus.Desc
+
+	topicHeld, topicDuplicates                                 *prometheus.Desc
+	subscriptionDelayed, subscriptionExpired, subscriptionDead *prometheus.Desc
+	topicMessages, topicBytes                                  *prometheus.Desc
+	topicAppended                                              *prometheus.Desc
+	subscriptionBacklog, subscriptionF                         *prometheus.Desc
 }
 
 func newCollector(s *Server) *collector {
@@ -73,6 +76,11 @@ func newCollector(s *Server) *collector {
 		topicBytes:          desc("queue_topic_bytes", "Bytes that these messages take.", "topic"),
 		topicAppended:       desc("queue_topic_appended_messages_total", "Messages ever appended to the topic; it does not start anew with the process.", "topic"),
 		subscriptionBacklog: desc("queue_subscription_backlog_messages", "Messages that a subscription has not settled.", "topic", "subscription"),
+		topicHeld:           desc("queue_topic_held", "1 while the topic is held because messages were lost to damage.", "topic"),
+		topicDuplicates:     desc("queue_topic_duplicates_total", "Messages that the deduplication window held back.", "topic"),
+		subscriptionDelayed: desc("queue_subscription_delayed_messages", "Messages of that backlog that are known to wait for their time.", "topic", "subscription"),
+		subscriptionExpired: desc("queue_subscription_expired_messages_total", "Messages that expired before they were handed out.", "topic", "subscription"),
+		subscriptionDead:    desc("queue_subscription_dead_lettered_messages_total", "Messages given up after their last attempt.", "topic", "subscription"),
 		subscriptionF:       desc("queue_subscription_in_flight_messages", "Messages of that backlog that are handed out.", "topic", "subscription"),
 	}
 }
@@ -83,6 +91,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 		c.build, c.ready, c.backlog, c.inFlight, c.deadLetters, c.dropped, c.deadLettered,
 		c.received, c.sourceRefused, c.restarts, c.sourceUp, c.delivered, c.sinkRefused, c.sinkAway, c.sinkUp,
 		c.queueUp, c.topicMessages, c.topicBytes, c.topicAppended, c.subscriptionBacklog, c.subscriptionF,
+		c.topicHeld, c.topicDuplicates, c.subscriptionDelayed, c.subscriptionExpired, c.subscriptionDead,
 	} {
 		ch <- d
 	}
@@ -135,9 +144,14 @@ func (c *collector) topic(ch chan<- prometheus.Metric, name string) {
 	gauge(ch, c.topicMessages, float64(stats.Messages), name)
 	gauge(ch, c.topicBytes, float64(stats.Bytes), name)
 	counter(ch, c.topicAppended, stats.Next, name)
+	gauge(ch, c.topicHeld, truth(stats.Held), name)
+	counter(ch, c.topicDuplicates, stats.Duplicates, name)
 	for _, sub := range stats.Subscriptions {
 		gauge(ch, c.subscriptionBacklog, float64(sub.Backlog), name, sub.Name)
 		gauge(ch, c.subscriptionF, float64(sub.InFlight), name, sub.Name)
+		gauge(ch, c.subscriptionDelayed, float64(sub.Delayed), name, sub.Name)
+		counter(ch, c.subscriptionExpired, sub.Expired, name, sub.Name)
+		counter(ch, c.subscriptionDead, sub.DeadLettered, name, sub.Name)
 	}
 }
 
