@@ -40,6 +40,16 @@ func (r *track) find(offset uint64) (spot, bool) {
 	return s, s.record != 0
 }
 
+// clip leaves only the offsets from first up to end. A frame that a disk wrote to the
+// wrong place must not answer for offsets that are somewhere else.
+func (r *track) clip(first, end uint64) {
+	skip := min(max(first, r.first)-r.first, uint64(len(r.spots)))
+	r.first, r.spots = r.first+skip, r.spots[skip:]
+	if end < r.first+uint64(len(r.spots)) {
+		r.spots = r.spots[:max(end, r.first)-r.first]
+	}
+}
+
 // append adds an intact frame that takes size bytes on disk. What readers hold of the
 // block stays as it is.
 func (b *block) append(frame []byte, size int64) {

@@ -1,6 +1,7 @@
 package journal_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 
@@ -23,6 +24,7 @@ func kinds() map[string]func(rng *rand.Rand, all []stored, f stored, h *harm) []
 	return map[string]func(rng *rand.Rand, all []stored, f stored, h *harm) []byte{
 		"flip":    flipBit,
 		"header":  flipHeader,
+		"record":  flipRecord,
 		"zero":    zeroSector,
 		"garbage": writeGarbage,
 		"cut":     cutFile,
@@ -59,6 +61,28 @@ func flipHeader(rng *rand.Rand, _ []stored, f stored, h *harm) []byte {
 	return flipAt(rng, f, int(x.pos)+rng.IntN(min(64+28, int(x.size))), h)
 }
 
+// flipRecord inverts a low bit of what the header of a record says: its length, type, id
+// or offset.
+func flipRecord(rng *rand.Rand, all []stored, f stored, h *harm) []byte {
+	fr := framesOf(f.data)
+	if len(fr) == 0 {
+		return flipBit(rng, all, f, h)
+	}
+	x := fr[rng.IntN(len(fr))]
+	at := int(x.pos) + 64
+	for range rng.IntN(max(x.records, 1)) {
+		at += 28 + int(binary.LittleEndian.Uint32(f.data[at:]))
+	}
+	if x.records == 0 || at+28 > len(f.data) {
+		return flipBit(rng, all, f, h)
+	}
+	at += []int{0, 1, 4, 8, 12, 12, 12}[rng.IntN(7)]
+	bit := rng.IntN(4)
+	f.data[at] ^= 1 << bit
+	h.what, h.from, h.to = fmt.Sprintf("byte %d bit %d", at, bit), int64(at), int64(at)+1
+	return f.data
+}
+
 func zeroSector(rng *rand.Rand, _ []stored, f stored, h *harm) []byte {
 	size := []int{512, 4096}[rng.IntN(2)]
 	at := rng.IntN(len(f.data)) / size * size
@@ -80,7 +104,10 @@ func writeGarbage(rng *rand.Rand, _ []stored, f stored, h *harm) []byte {
 
 func cutFile(rng *rand.Rand, _ []stored, f stored, h *harm) []byte {
 	n := rng.IntN(len(f.data))
-	if rng.IntN(8) == 0 {
+	if fr := framesOf(f.data); len(fr) > 0 && rng.IntN(2) == 0 { // near the end of what is there
+		x := fr[len(fr)-1-rng.IntN(min(3, len(fr)))]
+		n = int(x.pos + rng.Int64N(x.size))
+	} else if rng.IntN(8) == 0 {
 		n = rng.IntN(min(200, len(f.data)))
 	}
 	h.what, h.from, h.to = fmt.Sprintf("to %d bytes", n), int64(n), int64(len(f.data))

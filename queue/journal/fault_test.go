@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"math/rand/v2"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -17,67 +16,6 @@ import (
 	"github.com/linkspan/linkspan/queue"
 	"github.com/linkspan/linkspan/queue/journal"
 )
-
-// TestFaults makes each call to the filesystem fail once. Nothing may be promised
-// that a restart does not find, and a restart finds everything that was promised.
-func TestFaults(t *testing.T) {
-	n, limit, budget := 24, int64(400), 8*time.Second
-	if testing.Short() {
-		limit, budget = 120, 5*time.Second
-	}
-	deadline := time.Now().Add(budget)
-	var injected, storage, full, refused, harmless int
-	for nth := int64(1); nth <= limit && !time.Now().After(deadline); nth++ {
-		for _, fault := range []error{syscall.EIO, syscall.ENOSPC, vfs.ErrShortWrite} {
-			var calls atomic.Int64
-			var where atomic.Pointer[string]
-			mem, l := vfs.NewMem(), newLedger()
-			fs := vfs.WithHook(mem, func(op vfs.Op, name string) error {
-				if calls.Add(1) != nth || errors.Is(fault, vfs.ErrShortWrite) && op != vfs.OpWrite {
-					return nil
-				}
-				s := fmt.Sprintf("%s %s with %v", op, name, fault)
-				where.Store(&s)
-				return fault
-			})
-			err := script(t.Context(), small(fs), l, 1, n, 2)
-			at := where.Load()
-			if at == nil {
-				continue
-			}
-			injected++
-			switch {
-			case err == nil:
-				harmless++
-			case errors.Is(err, queue.ErrStorageFailed):
-				storage++
-			case errors.Is(err, message.ErrDiskFull):
-				full++
-			case errors.Is(err, fault) || errors.Is(err, queue.ErrClosed):
-				refused++
-			default:
-				t.Errorf("call %d, %s: unexpected error %v", nth, *at, err)
-			}
-			// After a failed sync only what was synced before counts.
-			disk := mem.Crash(rand.New(rand.NewPCG(1, 1)), vfs.LoseAll, false)
-			if found := reopened(t.Context(), disk, l); found != nil {
-				t.Errorf("call %d, %s, script ended with %v: %v", nth, *at, err, found)
-			}
-		}
-	}
-	t.Logf("%d faults: %d stopped the storage, %d filled the disk, %d refused an open or a read, %d were harmless", injected, storage, full, refused, harmless)
-	if injected == 0 || storage == 0 {
-		t.Error("nothing was tested")
-	}
-}
-
-func reopened(ctx context.Context, disk vfs.FS, l *ledger) error {
-	e, err := journal.Open(ctx, "/data", small(disk))
-	if err != nil {
-		return err
-	}
-	return errors.Join(l.check(ctx, e, l.clone()), e.Close(ctx))
-}
 
 // TestFailedSync shows what clients see when a sync fails: an error, from then on,
 // from everything.

@@ -268,6 +268,18 @@ func (b *block) view(topic uint32) view {
 	return v
 }
 
+// around returns which offsets are in the same block as this one.
+func (x *index) around(t *topic, offset uint64) (first, end uint64) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	l := &t.log
+	i := sort.Search(len(l.entries), func(i int) bool { return l.entries[i].first > offset }) - 1
+	if i < 0 {
+		return offset, offset
+	}
+	return l.span(i, i+1)
+}
+
 // locate returns the block in which the offset must be, if anywhere.
 func (x *index) locate(t *topic, offset uint64) (s *segment, at place, size int64) {
 	entries := t.log.entries

@@ -283,6 +283,7 @@ func (c *cursor) find(offset uint64) (pointer, error) {
 			return pointer{}, err
 		}
 		c.view = v
+		c.view.run.clip(c.topic.e.index.around(c.topic, offset))
 		c.topic.e.report(bad)
 		for _, g := range gaps {
 			c.topic.e.lose(g)

@@ -147,7 +147,9 @@ func testAttempts(t *testing.T, s *suite) {
 	s.publish(topic, text(1))
 	s.want(offsets(s.receive(sub, 1)), 1)
 	s.ack(sub, 1)
-	s.none(sub)
+	for letters.Stats().Backlog == 0 { // who receives moves what is dead, if there is time
+		s.none(sub)
+	}
 	m := s.receive(letters, 1)[0].Message
 	if m.Headers.Text(queue.HeaderReason) != "max attempts" || m.Headers.Text(queue.HeaderAttempts) != "3" {
 		t.Errorf("dead letter %+v", m)

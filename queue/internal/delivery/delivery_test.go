@@ -328,3 +328,52 @@ func TestKeyOrder(t *testing.T) {
 		}
 	})
 }
+
+// A receiver that gives up just when a message comes does not take the wake-up of one
+// that goes on waiting with it.
+func TestLostWakeup(t *testing.T) {
+	for range 300 {
+		synctest.Test(t, func(t *testing.T) {
+			w := New(Set{}, 0, nil)
+			stop := w.Open(queue.SubOptions{})
+			got := make(chan int, 2)
+			receive := func(ctx context.Context) {
+				records, _ := w.Receive(ctx, stop, 1, plain{})
+				got <- len(records)
+			}
+			first, giveUp := context.WithCancel(t.Context())
+			second, cancel := context.WithTimeout(t.Context(), time.Hour)
+			defer cancel()
+			go receive(first)
+			synctest.Wait()
+			go receive(second)
+			synctest.Wait()
+			w.Grow(1) // wakes the first
+			giveUp()
+			n := <-got
+			if n == 0 {
+				n = <-got
+			} else {
+				cancel()
+				<-got
+			}
+			if n == 0 {
+				t.Fatal("the message was not received")
+			}
+		})
+	}
+}
+
+// plain is a store whose messages have no properties.
+type plain struct{}
+
+func (plain) Fetch(handouts []Handout) (out []queue.Record, err error) {
+	for _, h := range handouts {
+		out = append(out, queue.Record{Offset: h.Offset, Delivery: h.Delivery, Attempt: h.Attempt})
+	}
+	return out, nil
+}
+
+func (plain) Lane(_ uint8, from uint64) ([]uint64, uint64, error) { return nil, from, nil }
+func (plain) Retire(context.Context, []Dead) error                { return nil }
+func (plain) Log([]Failed) error                                  { return nil }

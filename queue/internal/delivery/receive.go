@@ -12,7 +12,12 @@ import (
 )
 
 // Receive waits for at least one message and returns up to limit of them.
-func (w *Window) Receive(ctx context.Context, stop <-chan struct{}, limit int, store Store) ([]queue.Record, error) {
+func (w *Window) Receive(ctx context.Context, stop <-chan struct{}, limit int, store Store) (got []queue.Record, err error) {
+	defer func() {
+		if err != nil && !plant.On(plant.LostWakeup) {
+			w.signal() // who gives up may have taken the token that another one waits for
+		}
+	}()
 	var space [64]Handout
 	for {
 		if err := ctx.Err(); err != nil {
@@ -158,9 +163,6 @@ func (w *Window) wait(ctx context.Context, stop <-chan struct{}, due int64) erro
 	case <-stop:
 		return queue.ErrClosed
 	case <-ctx.Done():
-		if !plant.On(plant.LostWakeup) {
-			w.signal() // the token may have been meant for this receiver
-		}
 		return ctx.Err()
 	}
 	return nil
