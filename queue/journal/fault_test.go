@@ -40,7 +40,7 @@ func TestFaults(t *testing.T) {
 				where.Store(&s)
 				return fault
 			})
-			err := script(t.Context(), small(fs), l, 1, n, 2)
+			err := script(t.Context(), staging(fs), l, 1, n, 2)
 			at := where.Load()
 			if at == nil {
 				continue
@@ -72,7 +72,7 @@ func TestFaults(t *testing.T) {
 }
 
 func reopened(ctx context.Context, disk vfs.FS, l *ledger) error {
-	e, err := journal.Open(ctx, "/data", small(disk))
+	e, err := journal.Open(ctx, "/data", staging(disk))
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ func TestDiskFull(t *testing.T) {
 	mem, l := vfs.NewMem(), newLedger()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	o := small(mem)
+	o := staging(mem)
 	e, err := journal.Open(ctx, "/data", o)
 	if err != nil {
 		t.Fatal(err)
@@ -257,7 +257,7 @@ func TestLock(t *testing.T) {
 // TestReadOnly shows that looking changes nothing.
 func TestReadOnly(t *testing.T) {
 	mem, l, ctx := vfs.NewMem(), newLedger(), t.Context()
-	if err := script(ctx, small(mem), l, 5, 60, 1); err != nil {
+	if err := script(ctx, staging(mem), l, 5, 60, 1); err != nil {
 		t.Fatal(err)
 	}
 	o := small(vfs.WithHook(mem, func(op vfs.Op, name string) error {
