@@ -31,6 +31,7 @@ type batch struct {
 	seg   *segment
 	pos   int64
 	fresh bool
+	need  int64 // what it takes at most
 }
 
 func newBatch(buf []byte) *batch {
@@ -80,6 +81,14 @@ func (u *unit) reset() {
 	u.buf, u.then = u.buf[:0], nil
 	clear(u.parts)
 	u.parts = u.parts[:0]
+}
+
+// count returns how many records the unit has.
+func (u *unit) count() (n int) {
+	for i := range u.parts {
+		n += u.parts[i].count
+	}
+	return n
 }
 
 // publish encodes messages for a topic.
@@ -170,7 +179,7 @@ func (e *Engine) join(ctx context.Context, u *unit, publishes bool) (*batch, err
 		}
 		var err error
 		if wait == nil {
-			wait, err = e.admit(len(u.buf), publishes)
+			wait, err = e.admit(u, publishes)
 		}
 		if err != nil {
 			return nil, err
@@ -214,14 +223,14 @@ func (u *unit) usable() error {
 	return nil
 }
 
-// admit decides whether n more bytes may join the open batch. It returns a channel to
-// wait on when the answer may change.
-func (e *Engine) admit(n int, publishes bool) (<-chan struct{}, error) {
-	used := len(e.batch.records())
+// admit decides whether the unit may join the open batch. It returns a channel to wait
+// on when the answer may change.
+func (e *Engine) admit(u *unit, publishes bool) (<-chan struct{}, error) {
+	used, n := len(e.batch.records()), len(u.buf)
 	if used > 0 && used+n > maxBatch {
 		return e.batch.taken, nil
 	}
-	need := frameSize(used + n)
+	need := e.needFor(used+n, int(e.batch.count)+u.count())
 	switch {
 	case !publishes:
 		return nil, nil //nolint:nilnil // no need to wait
@@ -235,6 +244,14 @@ func (e *Engine) admit(n int, publishes bool) (<-chan struct{}, error) {
 		return nil, message.ErrDiskFull // the segment would have to grow
 	}
 	return nil, nil //nolint:nilnil // no need to wait
+}
+
+// needFor returns what a frame takes in the segment, at most.
+func (e *Engine) needFor(n, records int) int64 {
+	if e.journalKey != 0 {
+		n = sealedBound(n, records)
+	}
+	return frameSize(n)
 }
 
 // mayFill reports whether publishes may use the active segment, or the spare behind

@@ -82,16 +82,30 @@ func small(disk vfs.FS) journal.Options {
 	return journal.Options{
 		FS: disk, SegmentSize: 8 << 10, MaxSegmentSize: 16 << 10, CheckpointBytes: 12 << 10,
 		CacheBytes: 32 << 10, AckDelay: time.Millisecond, Reserve: 1,
+		DestageSegments: 1 << 20, DestageAge: time.Hour, // the journal keeps everything
 	}
+}
+
+// staging returns small options that copy to topic segments all the time.
+func staging(disk vfs.FS) journal.Options {
+	o := small(disk)
+	o.DestageSegments, o.DestageAge = 1, time.Millisecond
+	return o
 }
 
 // varied returns small options that differ by seed.
 func varied(disk vfs.FS, seed uint64) journal.Options {
 	rng := rand.New(rand.NewPCG(seed, 5))
-	o := small(disk)
+	o := staging(disk)
 	o.SegmentSize = []int64{4 << 10, 6 << 10, 8 << 10}[rng.IntN(3)]
 	o.MaxSegmentSize = o.SegmentSize << rng.IntN(3)
 	o.CheckpointBytes = []int64{1, 2 << 10, 6 << 10, 12 << 10, 1 << 20}[rng.IntN(5)]
 	o.CacheBytes = []int64{1, 8 << 10, 32 << 10, 1 << 20}[rng.IntN(4)]
+	if rng.IntN(3) == 0 { // the journal keeps everything
+		o.DestageSegments, o.DestageAge = 1<<20, time.Hour
+	}
+	if rng.IntN(2) == 0 {
+		o.Master = testMaster()
+	}
 	return o
 }

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"crypto/cipher"
 	"encoding/binary"
 
 	"github.com/linkspan/linkspan/queue/internal/plant"
@@ -100,7 +101,8 @@ type damage struct {
 
 // parseBlock verifies what was read at a place. Damaged ranges are replaced by what
 // could be saved of them, so that readers meet intact frames only.
-func parseBlock(at place, data []byte, epoch uint64) (*block, []damage) {
+// aead is the segment's cipher, or nil.
+func parseBlock(at place, data []byte, epoch uint64, aead cipher.AEAD) (*block, []damage) {
 	b := &block{at: at, runs: map[uint32]*track{}}
 	var bad []damage
 	var last frameHeader
@@ -110,14 +112,14 @@ func parseBlock(at place, data []byte, epoch uint64) (*block, []damage) {
 		ok = ok && h.epoch == epoch && int64(pos)+h.size() <= int64(len(data))
 		// A frame that is older than the one before it was written to the wrong place.
 		if ok && (h.number > last.number || plant.On(plant.NoOrder)) {
-			frame := data[pos : pos+int(h.size())]
-			if checksum(frame[headerSize:headerSize+h.body]) == h.bodyCRC || plant.On(plant.BodyCRC) {
+			stored := data[pos : pos+int(h.size())]
+			if frame, ok := verifyFrame(h, stored, aead); ok {
 				if last.number > 0 && h.number > last.number+1 && followed == len(bad) && !plant.On(plant.NoOrder) {
 					bad = append(bad, damage{at: at + place(pos)}) // what was here is gone
 				}
 				followed = len(bad)
 				b.append(frame, h.size())
-				pos, last = pos+len(frame), h
+				pos, last = pos+len(stored), h
 				continue
 			}
 			last = h
@@ -128,12 +130,20 @@ func parseBlock(at place, data []byte, epoch uint64) (*block, []damage) {
 		} else if next := findFrame(data, pos+frameAlign, epoch); next >= 0 {
 			end = next
 		}
-		frame, lost := repair(data[pos:end], last, epoch)
+		frame, lost := repair(data[pos:end], last, epoch, aead)
 		bad = append(bad, damage{at: at + place(pos), data: data[pos:end], lost: lost})
 		b.append(frame, int64(end-pos))
 		pos = end
 	}
 	return b, bad
+}
+
+// verifyFrame returns a stored frame in clear if its body is what was written.
+func verifyFrame(h frameHeader, stored []byte, aead cipher.AEAD) (frame []byte, ok bool) {
+	if checksum(stored[headerSize:headerSize+h.body]) != h.bodyCRC && !plant.On(plant.BodyCRC) {
+		return nil, false
+	}
+	return plainFrame(h, stored, aead)
 }
 
 // findFrame returns the position of the next intact header of this epoch, or -1.
@@ -156,8 +166,18 @@ func findFrame(data []byte, from int, epoch uint64) int {
 
 // repair makes an intact frame of the records in damaged bytes that verify. like is
 // the header of the damaged frame, or of the one before it, for the time.
-func repair(damaged []byte, like frameHeader, epoch uint64) (frame []byte, lost []record) {
-	good, count, lost := salvage(damaged, seed(epoch))
+func repair(damaged []byte, like frameHeader, epoch uint64, aead cipher.AEAD) (frame []byte, lost []record) {
+	var good []byte
+	var count uint32
+	if aead == nil {
+		good, count, lost = salvage(damaged, seed(epoch))
+	} else {
+		var at int64
+		if good, count, at, lost = recoverBody(damaged, epoch, aead); at != 0 {
+			like.time = at
+		}
+	}
+	like.flags, like.key = 0, 0
 	like.epoch, like.body, like.count, like.bodyCRC = epoch, uint32(len(good)), count, checksum(good)
 	frame = make([]byte, headerSize, like.size())
 	like.encode(frame)

@@ -37,9 +37,12 @@ type checkpoint struct {
 	prev      uint32 // header CRC of the frame before
 	lastTopic uint32
 	lastSub   uint32
-	segments  []*segment
-	topics    []*topic
-	subs      []*subscriber
+	// nextStaged is the number of the next topic segment.
+	nextStaged uint64
+	segments   []*segment
+	staged     []*segment // of topics
+	topics     []*topic
+	subs       []*subscriber
 }
 
 // snapshot is an encoded checkpoint on its way to disk.
@@ -102,12 +105,14 @@ func (e *Engine) snapshot() *snapshot {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	// Under the lock, so that no subscription begins between the look and the drop.
-	for _, seg := range e.index.sealed() {
+	for _, seg := range e.index.closed() {
 		if e.index.settled(seg) || slices.Contains(early, seg) {
 			e.index.drop(seg)
 			s.retired = append(s.retired, seg)
 		}
 	}
+	s.retired = append(s.retired, e.replaced...)
+	e.replaced = nil
 	e.lastCheckpoint++
 	s.seq = e.lastCheckpoint
 	s.data = e.encodeCheckpoint(s.seq)
@@ -133,6 +138,7 @@ func (e *Engine) encodeCheckpoint(seq uint64) []byte {
 	b = binary.AppendUvarint(b, uint64(e.committer.prev))
 	b = binary.AppendUvarint(b, uint64(e.lastTopic))
 	b = binary.AppendUvarint(b, uint64(e.lastSub))
+	b = binary.AppendUvarint(b, e.nextStaged)
 	b = binary.AppendUvarint(b, uint64(len(x.segments)))
 	for _, s := range x.segments {
 		b = s.append(b)
@@ -140,6 +146,13 @@ func (e *Engine) encodeCheckpoint(seq uint64) []byte {
 	b = binary.AppendUvarint(b, uint64(len(x.topics)))
 	for _, id := range slices.Sorted(maps.Keys(x.topics)) {
 		b = x.topics[id].append(b)
+	}
+	b = binary.AppendUvarint(b, uint64(len(x.staged)))
+	for _, number := range slices.Sorted(maps.Keys(x.staged)) {
+		s := x.staged[number]
+		b = binary.AppendUvarint(b, uint64(s.topic.id))
+		b = binary.AppendUvarint(b, s.first)
+		b = s.append(b)
 	}
 	b = binary.AppendUvarint(b, uint64(len(e.subs)))
 	for _, s := range e.subs {
@@ -152,6 +165,7 @@ func (e *Engine) encodeCheckpoint(seq uint64) []byte {
 func (s *segment) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, s.number)
 	b = binary.AppendUvarint(b, s.epoch)
+	b = binary.AppendUvarint(b, uint64(s.key))
 	b = binary.AppendUvarint(b, uint64(s.end))
 	b = binary.AppendUvarint(b, uint64(len(s.blocks)))
 	prev := uint32(0)
@@ -174,7 +188,7 @@ func (t *topic) append(b []byte) []byte {
 	var prev entry
 	for _, x := range t.log.entries {
 		b = binary.AppendUvarint(b, x.first-prev.first)
-		b = binary.AppendUvarint(b, uint64(x.at-prev.at))
+		b = binary.AppendVarint(b, int64(x.at-prev.at))
 		b = binary.AppendUvarint(b, x.bytes-prev.bytes)
 		b = binary.AppendVarint(b, int64(x.newest)-int64(prev.newest))
 		b = binary.AppendUvarint(b, uint64(x.due))

@@ -13,6 +13,8 @@ func (e *Engine) Close(ctx context.Context) error {
 	e.closing = true
 	subs := e.subs
 	e.broadcast()
+	close(e.saved)
+	e.saved = make(chan struct{})
 	e.mu.Unlock()
 	if first {
 		for _, s := range subs {
@@ -39,6 +41,7 @@ func (e *Engine) Close(ctx context.Context) error {
 func (e *Engine) finish() {
 	close(e.quit)
 	<-e.keeperDone
+	<-e.stagerDone
 	err := e.Health()
 	if err == nil {
 		err = e.lastSave()
@@ -74,9 +77,13 @@ func (e *Engine) release() error {
 	var errs []error
 	for _, list := range [][]*segment{e.index.segments, e.spares, e.retired, e.carried} {
 		for _, s := range list {
-			errs = append(errs, s.file.Close())
+			if s.file != nil {
+				errs = append(errs, s.file.Close())
+			}
 		}
 	}
+	errs = append(errs, e.index.files.close())
+	e.index.codec.close()
 	if e.lock != nil {
 		errs = append(errs, e.lock.Close())
 	}

@@ -21,11 +21,12 @@ type committer struct {
 	marked bool   // the tail mark is written
 	since  int64  // bytes since the last checkpoint
 	dirty  time.Time
+	sealed []byte // the encrypted frame, behind room for the header of a segment
 }
 
 // commitLoop makes batches stable, one after the other, until the engine is closed
 // or fails. It sleeps when there is nothing to do: no timer runs then.
-func (e *Engine) commitLoop(context.Context) error {
+func (e *Engine) commitLoop(ctx context.Context) error {
 	defer e.finish()
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
@@ -35,7 +36,7 @@ func (e *Engine) commitLoop(context.Context) error {
 			return nil
 		}
 		if b != nil {
-			if err := e.commit(b); err != nil && plant.On(plant.GoOnAfterError) {
+			if err := e.commit(ctx, b); err != nil && plant.On(plant.GoOnAfterError) {
 				b.finish(err)
 			} else if err != nil {
 				e.fail(err)
@@ -77,7 +78,8 @@ func (e *Engine) take() (b *batch, due time.Time, more bool) {
 	case !b.urgent && !e.closing && time.Now().Before(b.due):
 		return nil, b.due, true
 	}
-	need := frameSize(len(b.records()))
+	need := e.needFor(len(b.records()), int(b.count))
+	b.need = need
 	switch {
 	case need <= e.room:
 		b.seg, b.pos = e.active, e.pos
@@ -86,6 +88,7 @@ func (e *Engine) take() (b *batch, due time.Time, more bool) {
 		e.spares = slices.Delete(e.spares, 0, 1)
 		e.active, e.room, e.rolled = b.seg, b.seg.size-headerSize, true
 		signal(e.work)
+		signal(e.stage)
 	case e.full:
 		e.turnAway(b)
 		return nil, due, true
@@ -116,16 +119,19 @@ func (e *Engine) turnAway(b *batch) {
 }
 
 // commit writes the batch and returns when it is stable and visible.
-func (e *Engine) commit(b *batch) error {
+func (e *Engine) commit(ctx context.Context, b *batch) error {
 	c := &e.committer
 	if b.fresh {
-		e.index.activate(b.seg, newEpoch())
+		if err := e.begin(ctx, b.seg); err != nil {
+			return err
+		}
 	}
-	frame, crc := e.seal(b)
-	data, pos := frame, b.pos
+	stored, frame, crc := e.seal(b)
+	size := int64(len(stored) - headerSize)
+	data, pos := stored[headerSize:], b.pos
 	if b.fresh {
-		h := segmentHeader{number: b.seg.number, epoch: b.seg.epoch, frame: c.number, size: b.seg.size}
-		data, pos = b.buf[:headerSize+len(frame)], 0
+		h := segmentHeader{number: b.seg.number, epoch: b.seg.epoch, frame: c.number, size: b.seg.size, key: b.seg.key}
+		data, pos = stored, 0
 		h.encode(data)
 	}
 	if _, err := b.seg.file.WriteAt(data, pos); err != nil {
@@ -143,9 +149,10 @@ func (e *Engine) commit(b *batch) error {
 	if err := b.seg.file.Datasync(); err != nil && (!plant.On(plant.RetrySync) || b.seg.file.Datasync() != nil) {
 		return fmt.Errorf("sync journal: %w", err)
 	}
-	touched, _ := e.index.add(b.seg, b.pos, int64(len(frame)), frame, true)
+	e.giveBack(b.need - size)
+	touched, _ := e.index.add(b.seg, b.pos, size, frame, true)
 	c.number, c.prev, c.marked = c.number+1, crc, false
-	c.since += int64(len(frame))
+	c.since += size
 	if c.dirty.IsZero() {
 		c.dirty = time.Now()
 	}
@@ -164,19 +171,69 @@ func (e *Engine) commit(b *batch) error {
 	return nil
 }
 
-// seal completes the frame of a batch.
-func (e *Engine) seal(b *batch) (frame []byte, crc uint32) {
+// begin brings a segment into use.
+func (e *Engine) begin(ctx context.Context, s *segment) error {
+	e.mu.Lock()
+	s.key = e.journalKey
+	e.mu.Unlock()
+	s.epoch = newEpoch()
+	if err := e.unlock(ctx, s); err != nil {
+		return err
+	}
+	e.index.activate(s, s.epoch)
+	return nil
+}
+
+// giveBack returns room that a frame turned out not to need.
+func (e *Engine) giveBack(n int64) {
+	if n == 0 {
+		return
+	}
+	e.mu.Lock()
+	e.pos -= n
+	e.room += n
+	e.mu.Unlock()
+}
+
+// seal completes the frame of a batch. stored is what goes to disk, behind room for the
+// header of a segment; frame is the same in clear.
+func (e *Engine) seal(b *batch) (stored, frame []byte, crc uint32) {
 	c := &e.committer
 	body := b.records()
 	sealRecords(body, seed(b.seg.epoch))
 	h := frameHeader{
 		epoch: b.seg.epoch, number: c.number, body: uint32(len(body)), count: b.count,
-		stable: c.number - 1, time: e.now().UnixNano(), prev: c.prev, bodyCRC: checksum(body),
+		stable: c.number - 1, time: e.now().UnixNano(), prev: c.prev, key: b.seg.key,
 	}
+	if b.seg.aead != nil {
+		return c.encrypt(b, h)
+	}
+	h.bodyCRC = checksum(body)
 	for int64(len(b.frame())) < h.size() {
 		b.buf = append(b.buf, 0)
 	}
-	return b.frame(), h.encode(b.frame())
+	return b.buf, b.frame(), h.encode(b.frame())
+}
+
+// encrypt is seal for an encrypted segment.
+func (c *committer) encrypt(b *batch, h frameHeader) (stored, frame []byte, crc uint32) {
+	if cap(c.sealed) > 2*maxBatch {
+		c.sealed = nil
+	}
+	body := b.records()
+	c.sealed = append(c.sealed[:0], make([]byte, batchHead)...)
+	c.sealed = sealBody(c.sealed, &h, body, b.seg.aead)
+	clear := h
+	for int64(len(b.frame())) < clear.size() {
+		b.buf = append(b.buf, 0)
+	}
+	clear.encode(b.frame())
+	h.flags, h.body = flagEncrypted, uint32(len(c.sealed)-batchHead)
+	h.bodyCRC = checksum(c.sealed[batchHead:])
+	for int64(len(c.sealed)) < headerSize+h.size() {
+		c.sealed = append(c.sealed, 0)
+	}
+	return c.sealed, b.frame(), h.encode(c.sealed[headerSize:])
 }
 
 // reuse keeps the buffer for the batch after the next one.
@@ -200,7 +257,7 @@ func (e *Engine) markTail() error {
 	if plant.On(plant.NoTailMark) || c.marked || seg == nil || seg.epoch == 0 || pos+headerSize > size {
 		return nil
 	}
-	h := frameHeader{epoch: seg.epoch, number: c.number, stable: c.number - 1, time: e.now().UnixNano(), prev: c.prev}
+	h := frameHeader{epoch: seg.epoch, number: c.number, key: seg.key, stable: c.number - 1, time: e.now().UnixNano(), prev: c.prev}
 	var b [headerSize]byte
 	h.encode(b[:])
 	if _, err := seg.file.WriteAt(b[:], pos); err != nil {
@@ -230,6 +287,8 @@ func (e *Engine) fail(cause error) {
 	close(b.taken)
 	b.finish(e.err)
 	e.broadcast()
+	close(e.saved)
+	e.saved = make(chan struct{})
 	e.mu.Unlock()
 	e.log.Error("queue storage failed", slog.Any("dir", e.dir), slog.Any("error", cause.Error()))
 	for _, s := range subs {

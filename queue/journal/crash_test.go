@@ -218,7 +218,7 @@ func (r *recovered) again(ctx context.Context) error {
 
 // verify looks at what the cut left behind: a torn tail perhaps, never damage.
 func (r *recovered) verify(ctx context.Context) error {
-	rep, err := journal.Verify(ctx, r.disk, "/data")
+	rep, err := journal.VerifyWith(ctx, "/data", varied(r.disk, r.seed))
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // the power went before there was a directory
 		return nil

@@ -16,7 +16,7 @@ func decodeCheckpoint(data []byte, now func() time.Time) (*checkpoint, error) {
 	}
 	d := &decoder{metaReader: metaReader{b: data[checkpointHeader:n]}, now: now}
 	d.text = string(d.b)
-	cp := &checkpoint{mark: place(d.uvarint()), number: d.uvarint(), prev: d.u32(), lastTopic: d.u32(), lastSub: d.u32()}
+	cp := &checkpoint{mark: place(d.uvarint()), number: d.uvarint(), prev: d.u32(), lastTopic: d.u32(), lastSub: d.u32(), nextStaged: d.uvarint()}
 	for range d.count() {
 		cp.segments = append(cp.segments, d.segment())
 	}
@@ -25,6 +25,14 @@ func decodeCheckpoint(data []byte, now func() time.Time) (*checkpoint, error) {
 		t := d.topic()
 		topics[t.id] = t
 		cp.topics = append(cp.topics, t)
+	}
+	for range d.count() {
+		id, first := d.u32(), d.offset(0)
+		s := d.segment()
+		if s.first, s.topic = first, topics[id]; s.topic == nil {
+			return nil, errCheckpoint
+		}
+		cp.staged = append(cp.staged, s)
 	}
 	for range d.count() {
 		s, topicID := d.subscriber(topics)
@@ -89,8 +97,8 @@ func (d *decoder) set(limit uint64) delivery.Set {
 }
 
 func (d *decoder) segment() *segment {
-	s := &segment{number: d.uvarint(), epoch: d.uvarint(), end: int64(d.uvarint())}
-	if s.number >= 1<<(64-positionLow) || s.end < headerSize || s.end >= 1<<positionLow {
+	s := &segment{number: d.uvarint(), epoch: d.uvarint(), key: d.u32(), end: int64(d.uvarint())}
+	if s.number >= maxSegments || s.end < headerSize || s.end >= 1<<positionLow {
 		d.fail()
 	}
 	n := d.count()
@@ -123,7 +131,7 @@ func (d *decoder) topic() *topic {
 	var x entry
 	for range n {
 		x = entry{
-			first: d.offset(x.first), at: place(d.offset(uint64(x.at))), bytes: x.bytes + d.uvarint(),
+			first: d.offset(x.first), at: x.at + place(d.varint()), bytes: x.bytes + d.uvarint(),
 			digest: digest{newest: uint32(int64(x.newest) + d.varint()), due: d.u32(), lanes: uint16(d.u32())},
 		}
 		if x.due != 0 {

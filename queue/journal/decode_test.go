@@ -36,7 +36,7 @@ func FuzzBlock(f *testing.F) {
 		if len(data) > 1<<16 {
 			return
 		}
-		b, bad := parseBlock(0, data, 5)
+		b, bad := parseBlock(0, data, 5, nil)
 		size := 0
 		for _, d := range bad {
 			size += len(d.data)

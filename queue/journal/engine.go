@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"crypto/cipher"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"github.com/linkspan/linkspan/internal/vfs"
 	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/queue"
+	"github.com/linkspan/linkspan/queue/internal/keyring"
 	"github.com/linkspan/linkspan/queue/internal/plant"
 )
 
@@ -36,9 +38,13 @@ type Engine struct {
 	work       chan struct{} // the keeper
 	quit       chan struct{} // closed when the keeper shall end
 	keeperDone chan struct{}
+	stage      chan struct{} // the destager
+	stagerDone chan struct{}
 	closed     chan struct{} // closed when everything is
 	closeErr   error         // set before closed is
-	retired    []*segment    // the keeper's: free when the next checkpoint is stable
+	ring       *keyring.Ring
+	retired    []*segment      // the keeper's: free when the next checkpoint is stable
+	folders    map[string]bool // the destager's: those of topics that are stable
 
 	mu      sync.Mutex
 	err     error // why storage failed
@@ -59,11 +65,17 @@ type Engine struct {
 	makeSize    int64
 	full        bool
 	carried     []*segment
+	// Topic segments: the number of the next one, and those that the next checkpoint
+	// does not need any more.
+	nextStaged uint64
+	replaced   []*segment
 	// Checkpoints.
 	pending        *snapshot
 	putOff         bool // the last one found no room
 	wantCheckpoint bool
 	lastCheckpoint uint64
+	saved          chan struct{} // closed and replaced when a checkpoint is stable
+	journalKey     uint32        // id of the data key of the next segment, or 0
 	lastTopic      uint32
 	lastSub        uint32
 	found          Report
@@ -76,18 +88,28 @@ func Open(ctx context.Context, dir string, o Options) (*Engine, error) {
 	o = o.withDefaults()
 	e := &Engine{
 		fs: o.FS, dir: dir, o: o, log: o.Logger,
-		wake: make(chan struct{}, 1), work: make(chan struct{}, 1), changed: make(chan struct{}),
+		wake: make(chan struct{}, 1), work: make(chan struct{}, 1), changed: make(chan struct{}), stage: make(chan struct{}, 1), saved: make(chan struct{}), stagerDone: make(chan struct{}),
 		quit: make(chan struct{}), keeperDone: make(chan struct{}), closed: make(chan struct{}),
-		topics: map[string]*topic{}, replayedFrom: map[uint64]int64{}, makeSize: o.SegmentSize, batch: newBatch(nil),
+		topics: map[string]*topic{}, replayedFrom: map[uint64]int64{}, folders: map[string]bool{}, makeSize: o.SegmentSize, batch: newBatch(nil),
 	}
 	e.units.New = func() any { return &unit{} }
-	e.index = index{topics: map[uint32]*topic{}, cache: newCache(o.CacheBytes)}
-	if err := e.prepare(); err != nil {
+	e.index = index{
+		topics: map[uint32]*topic{}, staged: map[uint64]*segment{}, cache: newCache(o.CacheBytes),
+		files: files{fs: o.FS, dir: dir},
+	}
+	if err := e.prepare(ctx); err != nil {
 		return nil, fmt.Errorf("open queue %s: %w", dir, errors.Join(err, e.release()))
+	}
+	keep := context.WithoutCancel(ctx)
+	e.index.cipher = func(s *segment) (cipher.AEAD, error) {
+		if s.key == 0 {
+			return nil, nil //nolint:nilnil // it is plain
+		}
+		return e.cipherOf(keep, s)
 	}
 	r, err := e.recoverState(ctx)
 	if err == nil && !o.ReadOnly {
-		err = e.resume(r)
+		err = e.resume(ctx, r)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open queue %s: %w", dir, errors.Join(err, e.release()))
@@ -97,9 +119,10 @@ func Open(ctx context.Context, dir string, o Options) (*Engine, error) {
 		return e, nil
 	}
 	// The engine lives until Close, not until the caller's context ends.
-	e.group = run.NewGroup(context.WithoutCancel(ctx))
+	e.group = run.NewGroup(keep)
 	e.group.Go("queue committer", e.commitLoop)
 	e.group.Go("queue keeper", e.keeperLoop)
+	e.group.Go("queue destager", e.destageLoop)
 	return e, nil
 }
 
@@ -116,7 +139,15 @@ func (e *Engine) removeDamaged(names []string) error {
 }
 
 // resume makes what was found stable and decides where to go on.
-func (e *Engine) resume(r *recovery) error {
+func (e *Engine) resume(ctx context.Context, r *recovery) error {
+	if err := e.ring.Repair(); err != nil {
+		return err
+	}
+	keys, err := e.newKeys(ctx, 0)
+	if err != nil {
+		return err
+	}
+	e.journalKey = keys[0]
 	if err := e.removeDamaged(r.badCheckpoints); err != nil {
 		return err
 	}
@@ -138,7 +169,7 @@ func (e *Engine) resume(r *recovery) error {
 	if n := len(e.index.segments); n > 0 {
 		s := e.index.segments[n-1]
 		last = s.number
-		if r.marked {
+		if r.marked && (s.key != 0) == (e.journalKey != 0) {
 			e.active, e.pos, e.room = s, s.end, s.size-s.end
 			e.committer.marked = true
 		}
@@ -154,13 +185,13 @@ func (e *Engine) resume(r *recovery) error {
 		}
 	}
 	for number := range r.files {
-		if e.index.live(number) == nil && !slices.ContainsFunc(r.spares, func(s *segment) bool { return s.number == number }) {
+		if e.index.live(placeOf(number, 0)) == nil && !slices.ContainsFunc(r.spares, func(s *segment) bool { return s.number == number }) {
 			if err := e.retire(number); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	return r.discardStaged()
 }
 
 // retire opens a segment that holds nothing any more, to be used again.

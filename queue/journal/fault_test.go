@@ -94,7 +94,7 @@ func TestDiskFull(t *testing.T) {
 	mem, l := vfs.NewMem(), newLedger()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	o := small(mem)
+	o := staging(mem)
 	e, err := journal.Open(ctx, "/data", o)
 	if err != nil {
 		t.Fatal(err)
@@ -140,7 +140,7 @@ func TestDiskFull(t *testing.T) {
 	if err := e.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := reopened(ctx, mem, l); err != nil {
+	if err := reopened(ctx, small(mem), l); err != nil {
 		t.Error(err)
 	}
 }
@@ -195,7 +195,7 @@ func TestLock(t *testing.T) {
 // TestReadOnly shows that looking changes nothing.
 func TestReadOnly(t *testing.T) {
 	mem, l, ctx := vfs.NewMem(), newLedger(), t.Context()
-	if err := script(ctx, small(mem), l, 5, 60, 1); err != nil {
+	if err := script(ctx, staging(mem), l, 5, 60, 1); err != nil {
 		t.Fatal(err)
 	}
 	o := small(vfs.WithHook(mem, func(op vfs.Op, name string) error {

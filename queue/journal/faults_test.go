@@ -94,7 +94,7 @@ func (f *faults) run(seed uint64, nth int64, fault error) int64 {
 	// After a failed sync only what was synced before counts.
 	for _, mode := range []vfs.Survival{vfs.LoseAll, vfs.KeepPages} {
 		disk := mem.Crash(rand.New(rand.NewPCG(seed, uint64(nth))), mode, false)
-		if found := reopened(t.Context(), disk, l); found != nil {
+		if found := reopened(t.Context(), varied(disk, seed), l); found != nil {
 			t.Errorf("seed %d, call %d, %s, survival %d, script ended with %v: %v", seed, nth, *at, mode, err, found)
 		}
 	}
@@ -135,8 +135,8 @@ func TestScripts(t *testing.T) {
 }
 
 // reopened opens the directory and compares it with the ledger.
-func reopened(ctx context.Context, disk vfs.FS, l *ledger) error {
-	e, err := journal.Open(ctx, "/data", small(disk))
+func reopened(ctx context.Context, o journal.Options, l *ledger) error {
+	e, err := journal.Open(ctx, "/data", o)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -20,17 +21,23 @@ var ErrFormat = errors.New("the data directory has a format that this version do
 const formatWord = "linkspan-queue"
 
 // prepare takes the lock, makes the folders of a new directory and checks the format.
-func (e *Engine) prepare() error {
+func (e *Engine) prepare(ctx context.Context) error {
 	if e.o.ReadOnly {
 		if _, err := readFormat(e.fs, e.dir); err != nil {
 			return err
 		}
-		return e.takeLock(true)
+		if err := e.takeLock(true); err != nil {
+			return err
+		}
+		return e.openVault(ctx)
 	}
 	if err := e.fs.Mkdir(e.dir); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
 	if err := e.takeLock(false); err != nil {
+		return err
+	}
+	if err := e.openVault(ctx); err != nil {
 		return err
 	}
 	for _, dir := range []string{journalDir, stateDir} {

@@ -16,6 +16,8 @@ const (
 	headerSize  = 64 // of a frame and of a segment
 	frameAlign  = 8
 	positionLow = 28 // bits of a position within its segment
+
+	maxSegments = 1 << 33 // numbers of segments are below it
 )
 
 // castagnoli returns the table of CRC32C, for which processors have an instruction.
@@ -23,15 +25,19 @@ func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli()) }
 
-// place is a position in the journal: the segment's number and the byte in it. Its
-// order is the order of writing.
+// place is a position: the segment's number and the byte in it. In the journal its
+// order is the order of writing. Topic segments have numbers of their own, and a bit
+// that says so.
 type place uint64
+
+const topicPlace = place(maxSegments << positionLow)
 
 func placeOf(segment uint64, pos int64) place {
 	return place(segment<<positionLow | uint64(pos))
 }
 
-func (p place) segment() uint64 { return uint64(p) >> positionLow }
+func (p place) segment() uint64 { return uint64(p&^topicPlace) >> positionLow }
+func (p place) inTopic() bool   { return p&topicPlace != 0 }
 func (p place) pos() int64      { return int64(p & (1<<positionLow - 1)) }
 
 // frameHeader describes a frame: the records of one commit, which hold together or
@@ -45,7 +51,9 @@ type frameHeader struct {
 	stable  uint64 // every frame up to this number was stable before this one was written
 	time    int64  // of the commit, nanoseconds since 1970
 	prev    uint32 // header CRC of the frame before
-	bodyCRC uint32
+	bodyCRC uint32 // as it is stored
+	flags   byte
+	key     uint32 // id of the data key of an encrypted segment
 }
 
 // size is what the frame takes in the segment.
@@ -59,7 +67,7 @@ func frameSize(body int) int64 {
 func (h *frameHeader) encode(b []byte) uint32 {
 	clear(b[:headerSize])
 	binary.LittleEndian.PutUint32(b, frameMagic)
-	b[4] = version
+	b[4], b[5] = version, h.flags
 	binary.LittleEndian.PutUint64(b[8:], h.epoch)
 	binary.LittleEndian.PutUint64(b[16:], h.number)
 	binary.LittleEndian.PutUint32(b[24:], h.body)
@@ -68,6 +76,7 @@ func (h *frameHeader) encode(b []byte) uint32 {
 	binary.LittleEndian.PutUint64(b[40:], uint64(h.time))
 	binary.LittleEndian.PutUint32(b[48:], h.prev)
 	binary.LittleEndian.PutUint32(b[52:], h.bodyCRC)
+	binary.LittleEndian.PutUint32(b[56:], h.key)
 	crc := checksum(b[:headerSize-4])
 	binary.LittleEndian.PutUint32(b[headerSize-4:], crc)
 	return crc
@@ -92,8 +101,10 @@ func decodeFrame(b []byte) (h frameHeader, crc uint32, ok bool) {
 		time:    frameTime(b),
 		prev:    binary.LittleEndian.Uint32(b[48:]),
 		bodyCRC: binary.LittleEndian.Uint32(b[52:]),
+		flags:   b[5],
+		key:     binary.LittleEndian.Uint32(b[56:]),
 	}
-	return h, crc, h.body <= maxUnit+maxBatch
+	return h, crc, h.body < 1<<positionLow
 }
 
 // frameBody returns the length of the records of a frame that is intact.
@@ -111,6 +122,7 @@ type segmentHeader struct {
 	epoch  uint64
 	frame  uint64 // number of the first frame
 	size   int64  // of the file when it came into use; it never gets shorter
+	key    uint32 // id of the data key, or 0
 }
 
 func (h *segmentHeader) encode(b []byte) {
@@ -121,6 +133,7 @@ func (h *segmentHeader) encode(b []byte) {
 	binary.LittleEndian.PutUint64(b[16:], h.number)
 	binary.LittleEndian.PutUint64(b[24:], h.frame)
 	binary.LittleEndian.PutUint64(b[32:], uint64(h.size))
+	binary.LittleEndian.PutUint32(b[40:], h.key)
 	binary.LittleEndian.PutUint32(b[headerSize-4:], checksum(b[:headerSize-4]))
 }
 
@@ -134,5 +147,6 @@ func decodeSegment(b []byte) (h segmentHeader, ok bool) {
 		number: binary.LittleEndian.Uint64(b[16:]),
 		frame:  binary.LittleEndian.Uint64(b[24:]),
 		size:   int64(binary.LittleEndian.Uint64(b[32:])),
+		key:    binary.LittleEndian.Uint32(b[40:]),
 	}, true
 }

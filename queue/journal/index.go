@@ -1,25 +1,28 @@
 package journal
 
 import (
-	"errors"
-	"fmt"
-	"io"
+	"crypto/cipher"
+	"iter"
 	"maps"
 	"slices"
 	"sort"
 	"sync"
-
-	"github.com/linkspan/linkspan/queue/internal/plant"
+	"time"
 )
 
 // index knows where the committed messages are: for each topic the blocks that have
 // messages of it, with the first offset in each. Its memory grows with the blocks,
 // not with the messages.
 type index struct {
-	mu       sync.RWMutex
-	segments []*segment // live, by number; the last is the one that is written
-	topics   map[uint32]*topic
-	cache    cache
+	mu          sync.RWMutex
+	segments    []*segment          // live, by number; the last is the one that is written
+	copyThrough uint64              // journal segments up to this one are copied at once
+	staged      map[uint64]*segment // those of topics, by number
+	topics      map[uint32]*topic
+	cache       cache
+	files       files
+	codec       codec
+	cipher      func(*segment) (cipher.AEAD, error) // of a topic segment; nil when it is plain
 
 	loading sync.Mutex // one reader fetches a block, the others find it in the cache
 }
@@ -48,6 +51,9 @@ type gap struct {
 func (x *index) activate(s *segment, epoch uint64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if n := len(x.segments); n > 0 {
+		x.segments[n-1].sealed = time.Now()
+	}
 	s.epoch, s.end, s.blocks = epoch, headerSize, nil
 	x.segments = append(x.segments, s)
 }
@@ -60,7 +66,7 @@ func (x *index) add(s *segment, pos, size int64, frame []byte, keep bool) (touch
 	if n := len(s.blocks); n == 0 || pos-blockStart(s, n-1) >= blockSize {
 		s.blocks = append(s.blocks, uint32(pos/frameAlign))
 	}
-	at := placeOf(s.number, blockStart(s, len(s.blocks)-1))
+	at := s.at(blockStart(s, len(s.blocks)-1))
 	s.end = pos + size
 	body := frame[headerSize : headerSize+frameBody(frame)]
 	var t *topic
@@ -112,8 +118,15 @@ func blockEnd(s *segment, pos int64) int64 {
 	return blockStart(s, i)
 }
 
-// live returns the live segment of this number.
-func (x *index) live(number uint64) *segment {
+// holds reports whether the segment is live.
+func (x *index) holds(s *segment) bool { return x.live(s.at(0)) == s }
+
+// live returns the live segment of a place.
+func (x *index) live(at place) *segment {
+	if at.inTopic() {
+		return x.staged[at.segment()]
+	}
+	number := at.segment()
 	i, ok := slices.BinarySearchFunc(x.segments, number, func(s *segment, n uint64) int {
 		return int(int64(s.number) - int64(n))
 	})
@@ -128,23 +141,70 @@ func (x *index) live(number uint64) *segment {
 func (x *index) drop(s *segment) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.segments = slices.DeleteFunc(x.segments, func(o *segment) bool { return o == s })
-	for _, t := range x.topics {
-		i, j := t.log.within(s.number)
-		if i < j {
-			t.gone.add(t.log.span(i, j))
-		}
-		t.log.entries = slices.Delete(t.log.entries, i, j)
+	for _, g := range x.take(s) {
+		g.topic.gone.add(g.first, g.end)
 	}
-	x.cache.drop(s.number)
 }
 
-// within returns which entries are in the segment.
-func (l *topicLog) within(segment uint64) (i, j int) {
-	search := func(p place) int {
-		return sort.Search(len(l.entries), func(i int) bool { return l.entries[i].at >= p })
+// lose takes a segment out of the index that is not there. It returns what topics had in
+// it.
+func (x *index) lose(s *segment) []gap {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.take(s)
+}
+
+// take takes a segment out of the index. The lock is held.
+func (x *index) take(s *segment) (spans []gap) {
+	for t := range x.users(s) {
+		if i, j := t.log.within(s); i < j {
+			first, end := t.log.span(i, j)
+			spans = append(spans, gap{topic: t, first: first, end: end})
+			t.log.entries = slices.Delete(t.log.entries, i, j)
+		}
 	}
-	return search(placeOf(segment, 0)), search(placeOf(segment+1, 0))
+	x.remove(s)
+	return spans
+}
+
+// remove takes a segment in which no topic has anything out of the index.
+func (x *index) remove(s *segment) {
+	if s.topic != nil {
+		delete(x.staged, s.number)
+	} else {
+		x.segments = slices.DeleteFunc(x.segments, func(o *segment) bool { return o == s })
+	}
+	x.cache.drop(s)
+}
+
+// users yields the topics that may have messages in the segment.
+func (x *index) users(s *segment) iter.Seq[*topic] {
+	if s.topic == nil {
+		return maps.Values(x.topics)
+	}
+	return func(yield func(*topic) bool) {
+		if x.topics[s.topic.id] == s.topic {
+			yield(s.topic)
+		}
+	}
+}
+
+// within returns which entries are in the segment. What is in topic segments comes
+// before what is in the journal.
+func (l *topicLog) within(s *segment) (i, j int) {
+	if s.topic != nil {
+		i = sort.Search(len(l.entries), func(i int) bool { return l.entries[i].first >= s.first })
+		for i < len(l.entries) && l.entries[i].at.inTopic() && l.entries[i].at.segment() != s.number {
+			i++ // its beginning is in another one too
+		}
+		for j = i; j < len(l.entries) && l.entries[j].at.inTopic() && l.entries[j].at.segment() == s.number; j++ {
+		}
+		return i, j
+	}
+	search := func(p place) int {
+		return sort.Search(len(l.entries), func(i int) bool { return !l.entries[i].at.inTopic() && l.entries[i].at >= p })
+	}
+	return search(s.at(0)), search(placeOf(s.number+1, 0))
 }
 
 // span returns the offsets from entry i up to entry j.
@@ -160,8 +220,8 @@ func (l *topicLog) span(i, j int) (first, end uint64) {
 func (x *index) settled(s *segment) bool {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	for _, t := range x.topics {
-		if i, j := t.log.within(s.number); i < j && !t.free(i, j) {
+	for t := range x.users(s) {
+		if i, j := t.log.within(s); i < j && !t.free(i, j) {
 			return false
 		}
 	}
@@ -202,6 +262,14 @@ func (x *index) sealed() []*segment {
 	return slices.Clone(x.segments[:len(x.segments)-1])
 }
 
+// closed returns all live segments that are not written any more.
+func (x *index) closed() []*segment {
+	list := x.sealed()
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return slices.AppendSeq(list, maps.Values(x.staged))
+}
+
 // skip moves the end of a topic over offsets that are lost. It returns where it was.
 func (x *index) skip(t *topic, end uint64) uint64 {
 	x.mu.Lock()
@@ -231,43 +299,6 @@ func (x *index) size(t *topic, from uint64) (end, size, first uint64) {
 	return l.end, l.bytes - l.entries[max(i, 0)].bytes, l.entries[0].first
 }
 
-// view is what a reader holds of a block. It stays valid whatever happens.
-type view struct {
-	frames []byte
-	run    track
-}
-
-// errGone means that no record of this offset is there.
-var errGone = errors.New("the message is not there")
-
-// view returns the block that should have the message, or errGone. When it had to be
-// read and is damaged, bad says where and gaps what is missing.
-func (x *index) view(t *topic, offset uint64) (v view, bad []damage, gaps []gap, err error) {
-	x.mu.RLock()
-	s, at, size := x.locate(t, offset)
-	if s == nil {
-		x.mu.RUnlock()
-		return v, nil, nil, errGone
-	}
-	b := x.cache.get(at, size)
-	if b != nil {
-		v = b.view(t.id)
-	}
-	x.mu.RUnlock()
-	if b != nil {
-		return v, nil, nil, nil
-	}
-	return x.load(t, s, at, offset)
-}
-
-func (b *block) view(topic uint32) view {
-	v := view{frames: b.frames}
-	if r := b.runs[topic]; r != nil {
-		v.run = *r
-	}
-	return v
-}
-
 // around returns which offsets are in the same block as this one.
 func (x *index) around(t *topic, offset uint64) (first, end uint64) {
 	x.mu.RLock()
@@ -278,124 +309,4 @@ func (x *index) around(t *topic, offset uint64) (first, end uint64) {
 		return offset, offset
 	}
 	return l.span(i, i+1)
-}
-
-// locate returns the block in which the offset must be, if anywhere.
-func (x *index) locate(t *topic, offset uint64) (s *segment, at place, size int64) {
-	entries := t.log.entries
-	i := sort.Search(len(entries), func(i int) bool { return entries[i].first > offset }) - 1
-	if i < 0 || offset >= t.log.end {
-		return nil, 0, 0
-	}
-	at = entries[i].at
-	if s = x.live(at.segment()); s == nil {
-		return nil, 0, 0
-	}
-	return s, at, blockEnd(s, at.pos()) - at.pos()
-}
-
-// load reads a block from disk.
-func (x *index) load(t *topic, s *segment, at place, offset uint64) (v view, bad []damage, gaps []gap, err error) {
-	x.loading.Lock()
-	defer x.loading.Unlock()
-	x.mu.RLock()
-	now, _, size := x.locate(t, offset)
-	b := x.cache.get(at, size)
-	if b != nil {
-		v = b.view(t.id)
-	}
-	x.mu.RUnlock()
-	switch {
-	case now != s:
-		return v, nil, nil, errGone
-	case b != nil:
-		return v, nil, nil, nil
-	}
-	data := make([]byte, size)
-	_, err = s.file.ReadAt(data, at.pos())
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.live(s.number) != s {
-		return v, nil, nil, errGone // freed meanwhile: what was read means nothing
-	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		return v, nil, nil, fmt.Errorf("read segment: %w", err)
-	}
-	b, bad = parseBlock(at, data, s.epoch)
-	x.cache.put(b)
-	if len(bad) > 0 {
-		gaps = x.missing(b, size)
-	}
-	return b.view(t.id), bad, gaps, nil
-}
-
-// cache keeps recent blocks: those that were just written, and those that were just
-// read. The oldest goes first. The index guards it.
-type cache struct {
-	limit  int64
-	bytes  int64
-	blocks map[place]*block
-	order  []*block
-}
-
-func newCache(limit int64) cache { return cache{limit: limit, blocks: map[place]*block{}} }
-
-// get returns the block if it is there and stands for all of its size on disk.
-func (c *cache) get(at place, size int64) *block {
-	if b := c.blocks[at]; b != nil && (b.covered == size || plant.On(plant.StaleCache)) {
-		return b
-	}
-	return nil
-}
-
-// extend adds a frame that was just written at a distance from the block's start.
-func (c *cache) extend(at place, distance int64, frame []byte, size int64) {
-	b := c.blocks[at]
-	switch {
-	case size > c.limit/2 || b == nil && distance != 0 || b != nil && b.covered != distance:
-		return
-	case b == nil:
-		b = &block{at: at, runs: map[uint32]*track{}}
-		c.blocks[at] = b
-		c.order = append(c.order, b)
-	}
-	before := cap(b.frames)
-	b.append(frame, size)
-	c.bytes += int64(cap(b.frames) - before)
-	c.evict()
-}
-
-func (c *cache) put(b *block) {
-	if int64(cap(b.frames)) > c.limit/2 {
-		return
-	}
-	c.remove(c.blocks[b.at])
-	c.blocks[b.at] = b
-	c.order = append(c.order, b)
-	c.bytes += int64(cap(b.frames))
-	c.evict()
-}
-
-func (c *cache) evict() {
-	for c.bytes > c.limit && len(c.order) > 1 {
-		c.remove(c.order[0])
-	}
-}
-
-func (c *cache) remove(b *block) {
-	if b == nil || c.blocks[b.at] != b {
-		return
-	}
-	delete(c.blocks, b.at)
-	c.bytes -= int64(cap(b.frames))
-	i := slices.Index(c.order, b)
-	c.order = slices.Delete(c.order, i, i+1)
-}
-
-func (c *cache) drop(segment uint64) {
-	for _, b := range slices.Clone(c.order) {
-		if b.at.segment() == segment {
-			c.remove(b)
-		}
-	}
 }

@@ -88,11 +88,14 @@ func (e *Engine) saveCheckpoint() error {
 	}
 	e.mu.Lock()
 	e.pending = nil
+	close(e.saved)
+	e.saved = make(chan struct{})
 	// What this one retired is free when another one is stable; an idle engine would
 	// not come to that by itself.
 	e.wantCheckpoint = e.wantCheckpoint || len(e.retired) > 0 && !e.putOff
 	e.mu.Unlock()
 	signal(e.wake)
+	signal(e.stage)
 	return nil
 }
 
@@ -125,6 +128,9 @@ func (e *Engine) recycle(s *snapshot) error {
 }
 
 func (e *Engine) reuseSegment(s *segment) error {
+	if s.topic != nil {
+		return e.removeStaged(s)
+	}
 	e.mu.Lock()
 	enough := len(e.spares) >= maxSpares || s.size > e.o.MaxSegmentSize || s.size < e.o.SegmentSize
 	number := e.nextSegment
@@ -250,7 +256,7 @@ func (e *Engine) askForRoom() {
 	e.mu.Lock()
 	ask := len(e.retired)+len(e.carried) > 0 || e.putOff
 	e.mu.Unlock()
-	if ask = ask || slices.ContainsFunc(e.index.sealed(), e.index.settled); !ask {
+	if ask = ask || slices.ContainsFunc(e.index.closed(), e.index.settled); !ask {
 		return
 	}
 	e.mu.Lock()

@@ -21,7 +21,9 @@ import (
 
 // -memory scales the memory battery: 100 is the size of the bars in percent. It needs
 // 12 GB of disk at full size, and the quiet of one test alone in its process.
-func memoryFlag() *int { return flag.Int("memory", 0, "percent of the memory battery's size; 0: leave it out") }
+func memoryFlag() *int {
+	return flag.Int("memory", 0, "percent of the memory battery's size; 0: leave it out")
+}
 
 var memorySize = memoryFlag() //nolint:gochecknoglobals // a flag of the test binary
 

@@ -36,7 +36,7 @@ type modelSub struct {
 }
 
 func (m *model) open(rt *rapid.T) {
-	e, err := journal.Open(context.Background(), "/data", small(m.mem))
+	e, err := journal.Open(context.Background(), "/data", staging(m.mem))
 	if err != nil {
 		rt.Fatalf("open: %v", err)
 	}

@@ -29,6 +29,15 @@ type Options struct {
 	AckDelay time.Duration
 	// CacheBytes bounds the memory for recent and recently read data. Default 8 MiB.
 	CacheBytes int64
+	// DestageAge is how long a journal segment that is full is kept; what is still needed
+	// then is copied to segments of the topics. Default 30 s.
+	DestageAge time.Duration
+	// DestageSegments is how many journal segments are in use before the oldest is copied
+	// at once. Default 8.
+	DestageSegments int
+	// Master wraps the keys with which everything new is encrypted. It is needed to open a
+	// directory that was encrypted with it. Default nil: what is new is in clear.
+	Master Master
 	// Now is the wall clock. Default time.Now.
 	Now func() time.Time
 	// ReadOnly opens a stopped directory for looking at it and changes nothing.
@@ -81,6 +90,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.CacheBytes <= 0 {
 		o.CacheBytes = 8 * mib
+	}
+	if o.DestageAge <= 0 {
+		o.DestageAge = 30 * time.Second
+	}
+	if o.DestageSegments <= 0 {
+		o.DestageSegments = 8
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -33,6 +33,8 @@ const (
 	recordDropTopic recordType = 8
 	// recordDropSubscription: id is the subscription that ends.
 	recordDropSubscription recordType = 9
+	// recordMark says nothing: it makes a frame where one is needed.
+	recordMark recordType = 10
 )
 
 const recordHeader = 28

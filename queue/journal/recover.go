@@ -9,6 +9,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"time"
 
 	"github.com/linkspan/linkspan/internal/vfs"
 	"github.com/linkspan/linkspan/message"
@@ -32,8 +33,11 @@ type recovery struct {
 	files    map[uint64]bool
 	spares   []*segment
 	replayed []*segment
+	staged   map[uint64]topicFile // topic segments that no checkpoint names
+	lost     []gap                // what was in segments that are not there
 
 	badCheckpoints []string
+	unfinished     []string
 }
 
 type suspect struct {
@@ -54,15 +58,28 @@ func (e *Engine) recoverState(ctx context.Context) (*recovery, error) {
 	if len(damaged) > 0 {
 		e.found.Status = Damaged
 	}
-	if cp == nil {
+	blank := cp == nil
+	if blank {
 		cp = &checkpoint{number: 1}
 	}
 	r := &recovery{e: e, expected: cp.number, prev: cp.prev, badCheckpoints: damaged}
+	if r.staged, r.unfinished, err = e.listStaged(); err != nil {
+		return nil, err
+	}
+	e.nextStaged = max(cp.nextStaged, 1)
+	for number := range r.staged {
+		e.nextStaged = max(e.nextStaged, number+1)
+	}
 	if r.files, err = listSegments(e.fs, e.dir); err != nil {
 		return nil, err
 	}
-	if err := r.install(cp); err != nil {
+	if err := r.install(ctx, cp); err != nil {
 		return nil, err
+	}
+	if blank {
+		if err := r.restore(); err != nil {
+			return nil, err
+		}
 	}
 	for _, number := range slices.Sorted(maps.Keys(r.files)) {
 		if number < cp.mark.segment() {
@@ -71,11 +88,14 @@ func (e *Engine) recoverState(ctx context.Context) (*recovery, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if err := r.segment(number, cp.mark); err != nil {
+		if err := r.segment(ctx, number, cp.mark); err != nil {
 			return nil, err
 		}
 	}
 	r.judgeTail()
+	for _, g := range r.lost { // now that it is known what was settled
+		e.lose(g)
+	}
 	e.committer.number, e.committer.prev = r.expected, r.prev
 	for _, t := range e.index.list() {
 		t.next = e.index.end(t)
@@ -110,7 +130,7 @@ func (e *Engine) openSegment(number uint64) (vfs.File, error) {
 }
 
 // install puts the checkpoint's state in place.
-func (r *recovery) install(cp *checkpoint) error {
+func (r *recovery) install(ctx context.Context, cp *checkpoint) error {
 	e := r.e
 	e.lastTopic, e.lastSub = cp.lastTopic, cp.lastSub
 	for _, t := range cp.topics {
@@ -133,25 +153,24 @@ func (r *recovery) install(cp *checkpoint) error {
 		if s.size, err = f.Size(); err != nil {
 			return fmt.Errorf("read segment: %w", err)
 		}
+		if err := e.unlock(ctx, s); err != nil {
+			return errors.Join(err, f.Close())
+		}
+		s.sealed = time.Now()
 		e.index.segments = append(e.index.segments, s)
 	}
 	for _, s := range missing {
-		e.report([]damage{{at: placeOf(s.number, 0)}})
-		for _, t := range cp.topics {
-			if i, j := t.log.within(s.number); i < j {
-				first, end := t.log.span(i, j)
-				e.lose(gap{topic: t, first: first, end: end})
-			}
-		}
-		e.index.drop(s)
+		e.report([]damage{{at: s.at(0)}})
+		r.lost = append(r.lost, e.index.lose(s)...)
 	}
+	r.installStaged(cp)
 	return nil
 }
 
 // segment replays a segment from the mark on, or finds that it is a spare.
-func (r *recovery) segment(number uint64, mark place) error {
+func (r *recovery) segment(ctx context.Context, number uint64, mark place) error {
 	e := r.e
-	s, from := e.index.live(number), int64(headerSize)
+	s, from := e.index.live(placeOf(number, 0)), int64(headerSize)
 	if s == nil {
 		f, err := e.openSegment(number)
 		if err != nil {
@@ -174,7 +193,7 @@ func (r *recovery) segment(number uint64, mark place) error {
 		e.report([]damage{{at: placeOf(number, sc.size)}})
 	}
 	if s.epoch == 0 {
-		epoch, damaged, err := sc.epoch(number, r.expected)
+		epoch, key, damaged, err := sc.epoch(number, r.expected)
 		if err != nil {
 			return err
 		}
@@ -184,6 +203,10 @@ func (r *recovery) segment(number uint64, mark place) error {
 		if epoch == 0 {
 			r.spares = append(r.spares, s)
 			return nil
+		}
+		s.epoch, s.key = epoch, key
+		if err := e.unlock(ctx, s); err != nil {
+			return errors.Join(err, s.file.Close())
 		}
 		e.index.activate(s, epoch)
 	}
@@ -211,17 +234,11 @@ func (r *recovery) scan(sc *scanner, s *segment, pos int64) error {
 			r.marked = true
 			return nil
 		case ok:
-			frame, err := sc.at(pos, h.size())
+			stored, err := sc.at(pos, h.size())
 			if err != nil {
 				return err
 			}
-			if checksum(frame[headerSize:headerSize+h.body]) == h.bodyCRC || plant.On(plant.BodyCRC) {
-				r.judge(h.number)
-				r.apply(s, pos, h.size(), frame)
-				r.expected, r.prev = h.number+1, crc
-			} else {
-				r.suspects = append(r.suspects, suspect{seg: s, pos: pos, end: pos + h.size(), known: true, torn: true, like: h})
-			}
+			r.frame(s, pos, h, crc, stored)
 			pos += h.size()
 		default:
 			torn := looksTorn(data, s.epoch)
@@ -246,6 +263,22 @@ func (r *recovery) chain(s *segment, pos int64, h *frameHeader) {
 		r.e.log.Error("a frame does not belong behind the one before", slog.Any("segment", s.number), slog.Any("position", pos))
 		r.e.report([]damage{{at: placeOf(s.number, pos)}})
 	}
+}
+
+// frame takes in a frame whose header is intact.
+func (r *recovery) frame(s *segment, pos int64, h frameHeader, crc uint32, stored []byte) {
+	maybe := suspect{seg: s, pos: pos, end: pos + h.size(), known: true, torn: true, like: h}
+	if checksum(stored[headerSize:headerSize+h.body]) != h.bodyCRC && !plant.On(plant.BodyCRC) {
+		r.suspects = append(r.suspects, maybe)
+		return
+	}
+	r.judge(h.number)
+	if frame, ok := plainFrame(h, stored, s.aead); ok {
+		r.apply(s, pos, h.size(), frame)
+	} else {
+		r.damaged(maybe, 1) // whole, and not what was written: no crash does that
+	}
+	r.expected, r.prev = h.number+1, crc
 }
 
 // judge decides about the suspects when a frame of this number turns up intact.
@@ -277,7 +310,7 @@ func (r *recovery) damaged(s suspect, missing uint64) {
 	d.data = data
 	if s.known {
 		var frame []byte
-		frame, d.lost = repair(data, s.like, s.seg.epoch)
+		frame, d.lost = repair(data, s.like, s.seg.epoch, s.seg.aead)
 		r.apply(s.seg, s.pos, s.end-s.pos, frame)
 		for _, l := range d.lost {
 			if t := r.e.index.topic(l.id); t != nil && l.kind == recordPublish {
@@ -301,7 +334,7 @@ func (r *recovery) judgeTail() {
 		r.marked, s.seg.end = true, s.end
 	}
 	e := r.e
-	tail := positionOf(placeOf(r.suspects[i].seg.number, r.suspects[i].pos))
+	tail := e.positionOf(placeOf(r.suspects[i].seg.number, r.suspects[i].pos))
 	e.found.Tail = &tail
 	e.found.Status = max(e.found.Status, Torn)
 	e.log.Warn("torn tail cut: the last frame was never finished", slog.Any("segment", tail.Segment), slog.Any("position", tail.Pos))

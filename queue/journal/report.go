@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/linkspan/linkspan/queue"
@@ -42,14 +43,16 @@ func (s Status) String() string {
 
 // Report says what a data directory holds and what is wrong with it.
 type Report struct {
-	Status        Status `json:"status"`
-	Frames        uint64 `json:"frames"`
-	Records       uint64 `json:"records"`
-	Messages      uint64 `json:"messages"`
-	Bytes         int64  `json:"bytes"`
-	Segments      int    `json:"segments"`
-	Topics        int    `json:"topics"`
-	Subscriptions int    `json:"subscriptions"`
+	Status   Status `json:"status"`
+	Frames   uint64 `json:"frames"`
+	Records  uint64 `json:"records"`
+	Messages uint64 `json:"messages"`
+	Bytes    int64  `json:"bytes"`
+	Segments int    `json:"segments"`
+	// TopicSegments counts the files of topics, Segments those of the journal.
+	TopicSegments int `json:"topic_segments"`
+	Topics        int `json:"topics"`
+	Subscriptions int `json:"subscriptions"`
 	// Checkpoints that did not verify; the state came from an older one and the journal.
 	Checkpoints int `json:"damaged_checkpoints,omitempty"`
 	// Tail is where the torn tail begins.
@@ -91,7 +94,15 @@ func (e *Engine) Report() Report {
 	return r
 }
 
-func positionOf(p place) Position {
+func (e *Engine) positionOf(p place) Position {
+	if p.inTopic() {
+		e.index.mu.RLock()
+		defer e.index.mu.RUnlock()
+		if s := e.index.live(p); s != nil {
+			return Position{Segment: s.path(), Pos: p.pos()}
+		}
+		return Position{Segment: path.Join(topicsDir, strconv.FormatUint(p.segment(), 16)), Pos: p.pos()}
+	}
 	return Position{Segment: path.Join(journalDir, segmentName(p.segment())), Pos: p.pos()}
 }
 
@@ -99,7 +110,7 @@ func positionOf(p place) Position {
 // quarantine folder, once.
 func (e *Engine) report(bad []damage) {
 	for _, d := range bad {
-		note := DamageNote{Position: positionOf(d.at), Length: int64(len(d.data)), Frames: d.frames, Found: time.Now().UTC()}
+		note := DamageNote{Position: e.positionOf(d.at), Length: int64(len(d.data)), Frames: d.frames, Found: time.Now().UTC()}
 		for _, r := range d.lost {
 			if t := e.index.topic(r.id); t != nil && r.kind == recordPublish {
 				note.Lost = appendLost(note.Lost, Lost{Topic: t.name, First: r.offset, Last: r.offset})
@@ -125,23 +136,41 @@ func (e *Engine) report(bad []damage) {
 	}
 }
 
-// lose settles messages that are not there any more, for everybody, and says so.
+// lose settles messages that are not there any more, for everybody, and says which of
+// them somebody still needed.
 func (e *Engine) lose(g gap) {
 	t := g.topic
-	if t.covered(g.first, g.end) {
-		return // nobody needed them any more
-	}
-	t.gone.add(g.first, g.end)
 	e.mu.Lock()
-	t.held.Store(t.held.Load() || t.o.OnDamage == queue.Hold)
-	e.found.Status = Damaged
-	e.found.Lost = appendLost(e.found.Lost, Lost{Topic: t.name, First: g.first, Last: g.end - 1})
+	lost := t.needed(g.first, g.end)
+	for _, l := range lost {
+		t.gone.add(l.first, l.end)
+		t.held.Store(t.held.Load() || t.o.OnDamage == queue.Hold)
+		e.found.Status = Damaged
+		e.found.Lost = appendLost(e.found.Lost, Lost{Topic: t.name, First: l.first, Last: l.end - 1})
+	}
 	e.mu.Unlock()
-	e.log.Error("messages lost to damage", slog.Any("topic", t.name), slog.Any("first", g.first), slog.Any("last", g.end-1))
 	for _, s := range t.subscribers() {
 		s.win.SettleRange(g.first, g.end)
 	}
-	e.touch()
+	for _, l := range lost {
+		e.log.Error("messages lost to damage", slog.Any("topic", t.name), slog.Any("first", l.first), slog.Any("last", l.end-1))
+		e.touch()
+	}
+}
+
+// needed returns which of the offsets somebody may still need. The engine's lock is
+// held.
+func (t *topic) needed(first, end uint64) (need []gap) {
+	if t.covered(first, end) {
+		return nil
+	}
+	released, gone := t.releasedLocked(), t.gone.clone()
+	for o := first; o < end; o++ {
+		if !released.Has(o) && !gone.Has(o) {
+			need = appendGap(need, gap{topic: t, first: o, end: o + 1})
+		}
+	}
+	return need
 }
 
 // touch makes sure that a checkpoint follows.

@@ -75,35 +75,35 @@ const guessWithin = 8 * mib
 
 // guessEpoch finds the epoch of a segment whose header is damaged: that of the first
 // intact frame that is not older than expected. It returns 0 when there is none.
-func (s *scanner) guessEpoch(expected uint64) (uint64, error) {
+func (s *scanner) guessEpoch(expected uint64) (epoch uint64, key uint32, err error) {
 	for pos := int64(headerSize); pos+headerSize <= min(s.size, guessWithin); pos += frameAlign {
 		data, err := s.at(pos, headerSize)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		if len(data) < headerSize || binary.LittleEndian.Uint32(data) != frameMagic {
 			continue
 		}
 		if h, _, ok := decodeFrame(data); ok && (h.number >= expected || plant.On(plant.OldEpochs)) {
-			return h.epoch, nil
+			return h.epoch, h.key, nil
 		}
 	}
-	return 0, nil
+	return 0, 0, nil
 }
 
-// epoch returns the epoch of a segment, or 0 when the file is a spare: its header is
+// epoch returns the epoch and the key of a segment, or 0 when the file is a spare: its header is
 // empty or from its former life, and no frame in it is as new as expected. Damaged
 // says that frames are there and the header is not.
-func (s *scanner) epoch(number, expected uint64) (epoch uint64, damaged bool, err error) {
+func (s *scanner) epoch(number, expected uint64) (epoch uint64, key uint32, damaged bool, err error) {
 	data, err := s.at(0, headerSize)
 	if err != nil {
-		return 0, false, err
+		return 0, 0, false, err
 	}
 	if h, ok := decodeSegment(data); ok && h.number == number {
-		return h.epoch, false, nil
+		return h.epoch, h.key, false, nil
 	}
-	epoch, err = s.guessEpoch(expected)
-	return epoch, epoch != 0, err
+	epoch, key, err = s.guessEpoch(expected)
+	return epoch, key, epoch != 0, err
 }
 
 // cut reports whether the file is shorter than it ever was since it came into use, or

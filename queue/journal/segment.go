@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"crypto/cipher"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/linkspan/linkspan/internal/vfs"
 	"github.com/linkspan/linkspan/queue/internal/plant"
@@ -25,16 +27,42 @@ const (
 	newSegment    = "new" // a segment that is being written, before it has a number
 )
 
-// segment is a file of the journal: live, or a spare that waits for its turn.
+// segment is a file with messages: one of the journal, live or a spare that waits for
+// its turn, or one of a topic.
 type segment struct {
 	number uint64
-	file   vfs.File
-	size   int64 // pre-written bytes
+	file   vfs.File // of the journal; those of topics are opened when they are read
+	size   int64    // of the journal: pre-written bytes
 	// Of a live segment, set when it comes into use.
 	epoch uint64
+	key   uint32      // id of the data key, or 0
+	aead  cipher.AEAD // of an encrypted one of the journal
 	// Guarded by the index: where the last frame ends, and where each block begins.
 	end    int64
 	blocks []uint32
+	// Of the journal, guarded by the index: since when it is not written any more, and
+	// whether topic segments have what is still needed of it.
+	sealed time.Time
+	copied bool
+	// Of a topic.
+	topic *topic
+	first uint64 // the offset in its name
+}
+
+// at returns the place of a byte of the segment.
+func (s *segment) at(pos int64) place {
+	if s.topic != nil {
+		return topicPlace | placeOf(s.number, pos)
+	}
+	return placeOf(s.number, pos)
+}
+
+// path returns the file's path within the data directory.
+func (s *segment) path() string {
+	if s.topic != nil {
+		return topicFile{topic: s.topic.id, first: s.first, number: s.number}.path()
+	}
+	return path.Join(journalDir, segmentName(s.number))
 }
 
 func segmentName(number uint64) string { return fmt.Sprintf("%016x%s", number, segmentExt) }
@@ -46,7 +74,7 @@ func parseSegmentName(name string) (uint64, bool) {
 		return 0, false
 	}
 	n, err := strconv.ParseUint(digits, 16, 64)
-	return n, err == nil && n < 1<<(64-positionLow)
+	return n, err == nil && n < maxSegments
 }
 
 // newEpoch returns a number that no earlier use of any segment had.

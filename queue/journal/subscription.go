@@ -97,6 +97,7 @@ func (s *subscription) Fetch(handouts []delivery.Handout) ([]queue.Record, error
 		p, err := c.find(h.Offset)
 		if errors.Is(err, errGone) {
 			s.e.lose(gap{topic: s.s.topic, first: h.Offset, end: h.Offset + 1})
+			s.s.win.SettleRange(h.Offset, h.Offset+1) // also when it is known to be gone
 			continue
 		}
 		if err != nil {
@@ -247,8 +248,12 @@ func (s *subscription) Seek(ctx context.Context, to queue.Start) error {
 	return nil
 }
 
-// seek settles what is before the offset, or gone, and nothing else.
+// seek settles what is before the offset, or gone, and nothing else. The lock keeps
+// messages from being freed between the look and the seek.
 func (s *subscriber) seek(offset uint64) {
+	e := s.topic.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	set := s.topic.gone.clone()
 	set.SetFloor(offset)
 	s.win.Seek(set)
