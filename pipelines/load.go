@@ -21,11 +21,20 @@ type Deployment struct {
 type Settings struct {
 	// Deployment is its name.
 	Deployment string `yaml:"deployment,required"`
-	// Keys is the master key of masks, 64 hexadecimal digits. Default: a random key in
+	// Keys is the master key of masks and of the queue, 64 hexadecimal digits. Default: a random key in
 	// the data directory.
 	Keys config.Secret `yaml:"keys"`
+	// Queue configures the queue.
+	Queue QueueSettings `yaml:"queue"`
 	// Telemetry configures traces.
 	Telemetry TelemetrySettings `yaml:"telemetry"`
+}
+
+// QueueSettings configure the queue.
+type QueueSettings struct {
+	// Encrypt encrypts what is stored, under the master key. A queue that is encrypted
+	// stays so. Default false.
+	Encrypt bool `yaml:"encrypt"`
 }
 
 // TelemetrySettings configure OpenTelemetry. Without an endpoint nothing is exported.

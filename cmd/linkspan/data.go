@@ -39,8 +39,14 @@ type directory struct {
 // openDirectory opens a stopped directory read-only. When a process holds it, that
 // process is asked instead: the lock says which it is, not a file that a killed
 // process may have left.
-func openDirectory(ctx context.Context, dir string) (*directory, error) {
-	q, err := journal.Open(ctx, dir, journal.Options{ReadOnly: true})
+func openDirectory(ctx context.Context, at *location) (*directory, error) {
+	dir := at.data
+	o, err := at.options()
+	if err != nil {
+		return nil, &exitError{exitEnvironment, err.Error()}
+	}
+	o.ReadOnly = true
+	q, err := journal.Open(ctx, dir, o)
 	switch {
 	case err == nil:
 		return &directory{
@@ -68,14 +74,14 @@ func noQueue(dir string) error {
 }
 
 // withDirectory opens the directory for the time of f.
-func withDirectory(ctx context.Context, dir string, f func(*directory) error) error {
-	d, err := openDirectory(ctx, dir)
+func withDirectory(ctx context.Context, at *location, f func(*directory) error) error {
+	d, err := openDirectory(ctx, at)
 	if err != nil {
 		return err
 	}
 	err = f(d)
 	if _, away := errors.AsType[*url.Error](err); away {
-		err = &exitError{exitEnvironment, fmt.Sprintf("%v; %s is in use, and the process that holds it does not answer", err, dir)}
+		err = &exitError{exitEnvironment, fmt.Sprintf("%v; %s is in use, and the process that holds it does not answer", err, at.data)}
 	}
 	return errors.Join(err, d.close())
 }

@@ -19,7 +19,7 @@ import (
 
 // dlqFlags are what the verbs of dlq have in common.
 type dlqFlags struct {
-	data     string
+	at       location
 	pipeline string
 	code     string
 	format   string
@@ -27,7 +27,7 @@ type dlqFlags struct {
 
 func (f *dlqFlags) add(cmd *cobra.Command) {
 	f.format = "text"
-	dataFlag(cmd, &f.data)
+	f.at.flags(cmd)
 	cmd.Flags().StringVar(&f.pipeline, "pipeline", "", "the pipeline; may be left out when there is only one")
 	asJSON(cmd, &f.format)
 }
@@ -67,7 +67,7 @@ func newDLQList(io stdio) *cobra.Command {
 				return usageError("--limit is a number of entries, 0 for all")
 			}
 			q := console.DeadLetterQuery{Pipeline: f.pipeline, Code: f.code, Limit: limit}
-			return withDirectory(cmd.Context(), f.data, func(d *directory) error { return listDead(cmd.Context(), d, q, f.format, io) })
+			return withDirectory(cmd.Context(), &f.at, func(d *directory) error { return listDead(cmd.Context(), d, q, f.format, io) })
 		},
 	}
 	f.add(cmd)
@@ -113,7 +113,7 @@ or another program.` + lookExitCodes,
 			if err != nil {
 				return err
 			}
-			return withDirectory(cmd.Context(), f.data, func(d *directory) error {
+			return withDirectory(cmd.Context(), &f.at, func(d *directory) error {
 				name, err := d.pipelineOf(cmd.Context(), f.pipeline)
 				if err != nil {
 					return err
@@ -242,9 +242,9 @@ func newDLQDecision(io stdio, cmd *cobra.Command, done string, apply func(*conso
 		case f.code != "" && !all:
 			return usageError("--code goes with --all")
 		}
-		return withDirectory(cmd.Context(), f.data, func(d *directory) error {
+		return withDirectory(cmd.Context(), &f.at, func(d *directory) error {
 			if d.live == nil {
-				return usageError("%s is not in use; start linkspan on it, then %s (only ls and show work on a stopped directory)", f.data, cmd.Name())
+				return usageError("%s is not in use; start linkspan on it, then %s (only ls and show work on a stopped directory)", f.at.data, cmd.Name())
 			}
 			name, err := d.pipelineOf(cmd.Context(), f.pipeline)
 			if err != nil {

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/linkspan/linkspan/internal/console"
-	"github.com/linkspan/linkspan/internal/vfs"
 	"github.com/linkspan/linkspan/queue"
 	"github.com/linkspan/linkspan/queue/journal"
 )
@@ -29,12 +28,12 @@ directory is opened.`,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newQueueStats(io), newQueueBrowse(io), newQueueExport(io), newQueueVerify(io))
-	cmd.AddCommand(newQueueSeek(io), newQueuePurge(io), newQueueDelete(io), newQueueUnsubscribe(io), newQueueResume(io))
+	cmd.AddCommand(newQueueSeek(io), newQueuePurge(io), newQueueDelete(io), newQueueUnsubscribe(io), newQueueResume(io), newQueueKeys(io))
 	return cmd
 }
 
 func newQueueStats(io stdio) *cobra.Command {
-	var data string
+	var at location
 	format := "text"
 	cmd := &cobra.Command{
 		Use:   "stats",
@@ -47,7 +46,7 @@ With --json, one object a topic.` + lookExitCodes,
 		Example: "  linkspan queue stats\n  linkspan queue stats --data /var/lib/linkspan --json",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withDirectory(cmd.Context(), data, func(d *directory) error {
+			return withDirectory(cmd.Context(), &at, func(d *directory) error {
 				topics, err := d.Topics(cmd.Context())
 				if err != nil {
 					return err
@@ -59,7 +58,7 @@ With --json, one object a topic.` + lookExitCodes,
 			})
 		},
 	}
-	dataFlag(cmd, &data)
+	at.flags(cmd)
 	asJSON(cmd, &format)
 	return cmd
 }
@@ -90,7 +89,7 @@ func printTopics(w io.Writer, topics []queue.TopicStats) error {
 }
 
 func newQueueBrowse(io stdio) *cobra.Command {
-	var data string
+	var at location
 	var q console.MessageQuery
 	format := "text"
 	cmd := &cobra.Command{
@@ -109,10 +108,10 @@ With --json, one object a line; a payload that is not UTF-8 is in payload_base64
 			if q.Limit < 0 {
 				return usageError("--limit is a number of messages, 0 for all")
 			}
-			return withDirectory(cmd.Context(), data, func(d *directory) error { return browse(cmd.Context(), d, q, format, io) })
+			return withDirectory(cmd.Context(), &at, func(d *directory) error { return browse(cmd.Context(), d, q, format, io) })
 		},
 	}
-	dataFlag(cmd, &data)
+	at.flags(cmd)
 	cmd.Flags().StringVar(&q.Topic, "topic", "", "the topic: the name of a pipeline, or NAME.dead")
 	selectFlags(cmd, &q)
 	cmd.Flags().IntVar(&q.Limit, "limit", 100, "how many at most; 0: all")
@@ -177,7 +176,7 @@ func browseText(w io.Writer, content bool) (show func(console.QueuedMessage) err
 func clock(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05.000") }
 
 func newQueueVerify(io stdio) *cobra.Command {
-	var data string
+	var at location
 	format := "text"
 	cmd := &cobra.Command{
 		Use:   "verify",
@@ -194,14 +193,18 @@ running linkspan uses the directory.`,
 		Example: "  linkspan queue verify --data /var/lib/linkspan",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			end := spin(cmd.Context(), io.err, "verifying "+data)
-			rep, err := journal.Verify(cmd.Context(), vfs.OS(), data)
+			o, err := at.options()
+			if err != nil {
+				return &exitError{exitEnvironment, err.Error()}
+			}
+			end := spin(cmd.Context(), io.err, "verifying "+at.data)
+			rep, err := journal.VerifyWith(cmd.Context(), at.data, o)
 			end()
 			switch {
 			case errors.Is(err, queue.ErrLocked):
-				return &exitError{exitEnvironment, fmt.Sprintf("%s is in use by a running linkspan; stop it to verify the directory", data)}
-			case errors.Is(err, fs.ErrNotExist) && !exists(data), errors.Is(err, fs.ErrNotExist) && strings.Contains(err.Error(), "read format"):
-				return noQueue(data)
+				return &exitError{exitEnvironment, fmt.Sprintf("%s is in use by a running linkspan; stop it to verify the directory", at.data)}
+			case errors.Is(err, fs.ErrNotExist) && !exists(at.data), errors.Is(err, fs.ErrNotExist) && strings.Contains(err.Error(), "read format"):
+				return noQueue(at.data)
 			case err != nil:
 				return &exitError{exitEnvironment, err.Error()}
 			}
@@ -214,7 +217,7 @@ running linkspan uses the directory.`,
 			return nil
 		},
 	}
-	dataFlag(cmd, &data)
+	at.flags(cmd)
 	asJSON(cmd, &format)
 	return cmd
 }
@@ -241,8 +244,4 @@ func printReport(w io.Writer, r *journal.Report, format string) error {
 		fmt.Fprintf(w, "lost: topic %s, offsets %d to %d\n", l.Topic, l.First, l.Last)
 	}
 	return nil
-}
-
-func dataFlag(cmd *cobra.Command, data *string) {
-	cmd.Flags().StringVar(data, "data", defaultData, "the data directory")
 }

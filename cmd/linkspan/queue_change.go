@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/linkspan/linkspan/internal/console"
 	"github.com/linkspan/linkspan/queue"
-	"github.com/linkspan/linkspan/queue/journal"
 )
 
 // instant is a flag: an instant, or how long ago it was.
@@ -45,7 +44,7 @@ func (i *instant) Set(text string) error {
 // changes is a command that gives an order about a topic.
 type changes struct {
 	order console.QueueChange
-	data  string
+	at    location
 	// flags of a place
 	offset           uint64
 	since            instant
@@ -66,8 +65,10 @@ func (c *changes) command(io stdio, use, short, long, example string) *cobra.Com
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&c.order.Topic, "topic", "", "the topic: the name of a pipeline, or NAME.dead")
-	dataFlag(cmd, &c.data)
+	if c.order.Do != "rotate" {
+		cmd.Flags().StringVar(&c.order.Topic, "topic", "", "the topic: the name of a pipeline, or NAME.dead")
+	}
+	c.at.flags(cmd)
 	return cmd
 }
 
@@ -85,7 +86,7 @@ func (c *changes) places(cmd *cobra.Command) {
 }
 
 func (c *changes) check(cmd *cobra.Command) error {
-	if c.order.Topic == "" {
+	if cmd.Flags().Lookup("topic") != nil && c.order.Topic == "" {
 		return usageError("--topic is missing; `linkspan queue stats` lists the topics")
 	}
 	if cmd.Flags().Lookup("subscription") != nil && c.order.Subscription == "" {
@@ -106,7 +107,14 @@ func (c *changes) check(cmd *cobra.Command) error {
 
 // carryOut gives the order to the process that holds the directory, or opens it.
 func (c *changes) carryOut(ctx context.Context) error {
-	d, err := openDirectory(ctx, c.data)
+	if c.order.KeyFile != "" { // it may be read by another process
+		full, err := filepath.Abs(c.order.KeyFile)
+		if err != nil {
+			return err
+		}
+		c.order.KeyFile = full
+	}
+	d, err := openDirectory(ctx, &c.at)
 	if err != nil {
 		return err
 	}
@@ -117,14 +125,11 @@ func (c *changes) carryOut(ctx context.Context) error {
 	if err := d.close(); err != nil {
 		return err
 	}
-	q, err := journal.Open(ctx, c.data, journal.Options{})
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return noQueue(c.data)
-	case err != nil:
-		return &exitError{exitEnvironment, err.Error()}
+	q, err := c.at.open(ctx)
+	if err != nil {
+		return err
 	}
-	err = console.Writer{Queue: q}.Change(ctx, c.order)
+	err = console.Writer{Queue: q, Rotate: rotator(q, c.at)}.Change(ctx, c.order)
 	return asExit(errors.Join(err, q.Close(context.WithoutCancel(ctx))))
 }
 

@@ -13,7 +13,8 @@ import (
 )
 
 func newQueueExport(std stdio) *cobra.Command {
-	var data, out string
+	var at location
+	var out string
 	q := console.MessageQuery{Content: true}
 	cmd := &cobra.Command{
 		Use:   "export --topic TOPIC",
@@ -29,24 +30,24 @@ those of a topic whose name was lost to damage.` + lookExitCodes,
 				return usageError("--topic is missing; `linkspan queue stats` lists the topics")
 			}
 			if out == "" {
-				return export(cmd.Context(), data, q, std.out)
+				return export(cmd.Context(), &at, q, std.out)
 			}
 			f, err := os.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 			if err != nil {
 				return &exitError{exitEnvironment, err.Error()}
 			}
-			return errors.Join(export(cmd.Context(), data, q, f), f.Sync(), f.Close())
+			return errors.Join(export(cmd.Context(), &at, q, f), f.Sync(), f.Close())
 		},
 	}
-	dataFlag(cmd, &data)
+	at.flags(cmd)
 	cmd.Flags().StringVar(&q.Topic, "topic", "", "the topic: the name of a pipeline, or NAME.dead")
 	cmd.Flags().StringVar(&out, "out", "", "a new file, instead of standard output")
 	selectFlags(cmd, &q)
 	return cmd
 }
 
-func export(ctx context.Context, data string, q console.MessageQuery, w io.Writer) error {
-	return withDirectory(ctx, data, func(d *directory) error {
+func export(ctx context.Context, at *location, q console.MessageQuery, w io.Writer) error {
+	return withDirectory(ctx, at, func(d *directory) error {
 		buffered := bufio.NewWriterSize(w, 1<<16)
 		e := console.NewEncoder(buffered)
 		err := d.Messages(ctx, q, func(m console.QueuedMessage) error { return e.Encode(m) })

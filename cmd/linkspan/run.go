@@ -25,7 +25,8 @@ import (
 const defaultData = "./data"
 
 type runFlags struct {
-	data, keys          string
+	location
+	encrypt             bool
 	admin               string
 	adminCert, adminKey string
 	verbose             bool
@@ -62,7 +63,8 @@ Exit codes: 0 stopped or finished, 1 failed at run time, 2 configuration or usag
 		},
 	}
 	cmd.Flags().StringVar(&f.data, "data", defaultData, "directory of the queue and of the connectors' state")
-	cmd.Flags().StringVar(&f.keys, "keys", "", "file with the master key of masks, 64 hexadecimal digits (default: DATA/keys, made at the first run)")
+	cmd.Flags().StringVar(&f.keys, "keys", "", "file with the master key of masks and of the queue, 64 hexadecimal digits (default: "+keysVariable+", or DATA/keys, made at the first run)")
+	cmd.Flags().BoolVar(&f.encrypt, "encrypt", false, "encrypt the queue from now on; a queue that is encrypted stays so")
 	cmd.Flags().StringVar(&f.admin, "admin", "127.0.0.1:5480", "address of health, metrics and the admin API; empty: none")
 	cmd.Flags().StringVar(&f.adminCert, "admin-cert", "", "PEM file with the certificate of the admin address")
 	cmd.Flags().StringVar(&f.adminKey, "admin-key", "", "PEM file with its key")
@@ -103,7 +105,7 @@ func runPipelines(ctx context.Context, paths []string, f runFlags, io stdio) (er
 		printProblems(io.err, r.Problems())
 		return &exitError{code: exitUsage}
 	}
-	q, err := openQueue(ctx, f.data, logger)
+	q, err := openQueue(ctx, f, &first.Settings, logger)
 	if err != nil {
 		return err
 	}
@@ -194,11 +196,22 @@ func loadAgain(ctx context.Context, paths []string, key *keys.Source, logger *sl
 	return d, nil
 }
 
-func openQueue(ctx context.Context, dir string, logger *slog.Logger) (queue.Engine, error) {
+func openQueue(ctx context.Context, f runFlags, settings *pipelines.Settings, logger *slog.Logger) (*journal.Engine, error) {
+	dir := f.data
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, &exitError{exitEnvironment, fmt.Sprintf("make the data directory: %v", err)}
 	}
-	q, err := journal.Open(ctx, dir, journal.Options{Logger: logger})
+	o := journal.Options{Logger: logger}
+	if f.encrypt || settings.Queue.Encrypt || f.encrypted() {
+		source, err := queueKey(f, settings, logger)
+		if err == nil {
+			o.Master, err = journal.NewMaster(source)
+		}
+		if err != nil {
+			return nil, &exitError{exitEnvironment, err.Error()}
+		}
+	}
+	q, err := journal.Open(ctx, dir, o)
 	if errors.Is(err, queue.ErrLocked) {
 		return nil, &exitError{exitEnvironment, fmt.Sprintf("the data directory %s is in use by another linkspan; stop it, or choose another directory with --data", dir)}
 	}
@@ -209,6 +222,14 @@ func openQueue(ctx context.Context, dir string, logger *slog.Logger) (queue.Engi
 		return nil, &exitError{exitEnvironment, fmt.Sprintf("open the queue in %s: %v", dir, err)}
 	}
 	return q, nil
+}
+
+// queueKey returns the master key: that of the settings, or that of the command line.
+func queueKey(f runFlags, settings *pipelines.Settings, logger *slog.Logger) (*keys.Source, error) {
+	if !settings.Keys.IsZero() {
+		return keys.Parse(settings.Keys.Reveal())
+	}
+	return masterKey(f, logger)
 }
 
 func closeQueue(ctx context.Context, q queue.Engine) error {
@@ -223,7 +244,7 @@ func closeQueue(ctx context.Context, q queue.Engine) error {
 // adminServer is the admin server, or nothing when --admin is empty.
 type adminServer struct{ server *console.Server }
 
-func listenAdmin(ctx context.Context, f runFlags, q queue.Engine, logger *slog.Logger) (*adminServer, error) {
+func listenAdmin(ctx context.Context, f runFlags, q *journal.Engine, logger *slog.Logger) (*adminServer, error) {
 	if f.admin == "" {
 		// The file of a run that was killed must not lead anybody astray.
 		if err := os.Remove(filepath.Join(f.data, "admin")); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -231,7 +252,7 @@ func listenAdmin(ctx context.Context, f runFlags, q queue.Engine, logger *slog.L
 		}
 		return &adminServer{}, nil
 	}
-	o := console.Options{Address: f.admin, DataDir: f.data, Queue: q, Version: version, Revision: revision(), Logger: logger}
+	o := console.Options{Address: f.admin, DataDir: f.data, Queue: q, Rotate: rotator(q, f.location), Version: version, Revision: revision(), Logger: logger}
 	if f.adminCert != "" {
 		o.TLS = &tlsconf.Server{Cert: f.adminCert, Key: f.adminKey}
 	}
@@ -260,15 +281,15 @@ func (a *adminServer) Close(ctx context.Context) error {
 	return a.server.Close(ctx)
 }
 
-// masterKey reads the key of --keys, else that of the data directory, which it makes
-// when there is none.
+// masterKey reads the key of --keys or the environment, else that of the data
+// directory, which it makes when there is none.
 func masterKey(f runFlags, logger *slog.Logger) (*keys.Source, error) {
-	if f.keys != "" {
-		return keys.ReadFile(f.keys)
+	if source, err := f.source(); err != nil || source.Present() {
+		return source, err
 	}
 	key, made, err := keys.OpenOrCreate(f.data)
 	if made {
-		logger.Warn("a random key for masks was made; back it up, because hashes made with another key cannot be joined with these", slog.String("file", f.data+"/keys"))
+		logger.Warn("a random master key was made; back it up: without it hashes cannot be joined with older ones, and an encrypted queue cannot be read", slog.String("file", f.data+"/keys"))
 	}
 	return key, err
 }

@@ -18,9 +18,11 @@ var ErrInUse = errors.New("a running pipeline uses it")
 
 // QueueChange is an order of an operator about a topic.
 type QueueChange struct {
-	// Do is purge, delete, seek, unsubscribe or resume.
+	// Do is purge, delete, seek, unsubscribe, resume, shred or rotate.
 	Do    string `json:"do"`
-	Topic string `json:"topic"`
+	Topic string `json:"topic,omitempty"`
+	// KeyFile is for rotate: a file with the next master key. Empty: the same one stays.
+	KeyFile string `json:"key_file,omitempty"`
 	// Subscription is for seek and unsubscribe.
 	Subscription string `json:"subscription,omitempty"`
 	// Place is for purge (all before it) and seek (from it on).
@@ -64,15 +66,31 @@ type resumer interface {
 	Resume(ctx context.Context, topic string) error
 }
 
+// shredder is an engine that encrypts.
+type shredder interface {
+	Shred(ctx context.Context, topic string) error
+}
+
 // Writer changes a queue: beside running pipelines, or a stopped directory.
 type Writer struct {
 	Queue queue.Engine
 	// Running are the pipelines whose topics are in use.
 	Running []string
+	// Rotate is for the order rotate.
+	Rotate func(ctx context.Context, keyFile string) error
 }
 
 // Change carries out an order. It returns when that is stable.
 func (w Writer) Change(ctx context.Context, c QueueChange) error {
+	switch c.Do {
+	case "rotate":
+		if w.Rotate == nil {
+			return fmt.Errorf("rotate keys: %w", queue.ErrUnsupported)
+		}
+		return w.Rotate(ctx, c.KeyFile)
+	case "shred": // also of a topic of which only keys are left
+		return w.shred(ctx, c.Topic)
+	}
 	t, err := Reader{w.Queue}.topic(ctx, c.Topic)
 	if err != nil {
 		return err
@@ -102,7 +120,17 @@ func (w Writer) Change(ctx context.Context, c QueueChange) error {
 		}
 		return fmt.Errorf("resume topic %q: %w", c.Topic, queue.ErrUnsupported)
 	}
-	return fmt.Errorf("there is no order %q; there are purge, seek, delete, unsubscribe and resume", c.Do)
+	return fmt.Errorf("there is no order %q; there are purge, seek, delete, unsubscribe, resume, shred and rotate", c.Do)
+}
+
+func (w Writer) shred(ctx context.Context, topic string) error {
+	if err := w.unused(topic); err != nil {
+		return err
+	}
+	if s, ok := w.Queue.(shredder); ok {
+		return s.Shred(ctx, topic)
+	}
+	return fmt.Errorf("shred topic %q: %w", topic, queue.ErrUnsupported)
 }
 
 // unused refuses to take away what a running pipeline needs.
@@ -146,7 +174,7 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusServiceUnavailable, "the pipelines have not started yet; try again in a moment")
 		return
 	}
-	writer := Writer{Queue: s.reader.Queue}
+	writer := Writer{Queue: s.reader.Queue, Rotate: s.o.Rotate}
 	for _, p := range e.Status() {
 		writer.Running = append(writer.Running, p.Name)
 	}

@@ -73,6 +73,9 @@ type Options struct {
 	DataDir string
 	// Queue is open already.
 	Queue queue.Engine
+	// Rotate makes the queue go on with other keys; a file with another master key may be
+	// named. Nil: the queue cannot.
+	Rotate func(ctx context.Context, keyFile string) error
 	// Version and Revision are shown by /api/v1/status and the metrics.
 	Version, Revision string
 	Logger            *slog.Logger

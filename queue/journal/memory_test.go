@@ -21,11 +21,7 @@ import (
 
 // -memory scales the memory battery: 100 is the size of the bars in percent. It needs
 // 12 GB of disk at full size, and the quiet of one test alone in its process.
-func memoryFlag() *int {
-	return flag.Int("memory", 0, "percent of the memory battery's size; 0: leave it out")
-}
-
-var memorySize = memoryFlag() //nolint:gochecknoglobals // a flag of the test binary
+var memorySize = flag.Int("memory", 0, "percent of the memory battery's size; 0: leave it out")
 
 // resident returns the memory of this process after a collection, in MiB.
 func resident(t *testing.T) int {
