@@ -31,6 +31,7 @@ fmt: ## format
 bench: ## run the benchmarks that docs/performance.md quotes
 	$(GO) test -run '^$$' -bench . -cpu 1 ./pipelines ./internal/jsonscan
 	$(GO) test -run '^$$' -bench . ./queue/journal
+	cd test/bench && $(GO) run ./queue -short
 
 test-long: ## kill the bridge KILLS times, and run the batteries at their long size
 	$(GO) test ./test -run TestKill -v -count 1 -timeout 30m -kills $(KILLS)

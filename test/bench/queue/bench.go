@@ -13,27 +13,26 @@ import (
 
 // plan says how much is measured.
 type plan struct {
-	rounds     int
-	warmUp     time.Duration // before each window
-	length     time.Duration // of each window
-	hotWarmUp  time.Duration // before bytes are counted
-	hotLength  time.Duration
-	backlog    int // messages
-	backlogOf  int // runs of the backlog
-	publishers []int
+	rounds      int
+	warmUp      time.Duration // before each window
+	length      time.Duration // of each window
+	hotWarmUp   time.Duration // before bytes are counted
+	hotLength   time.Duration
+	backlog     int // messages
+	backlogRuns int
 }
 
 func fullPlan(backlog int) plan {
 	return plan{
 		rounds: 3, warmUp: 500 * time.Millisecond, length: 2 * time.Second,
-		hotWarmUp: 3 * time.Second, hotLength: 5 * time.Second, backlog: backlog, backlogOf: 3,
+		hotWarmUp: 3 * time.Second, hotLength: 5 * time.Second, backlog: backlog, backlogRuns: 3,
 	}
 }
 
 func shortPlan(backlog int) plan {
 	return plan{
 		rounds: 1, warmUp: 200 * time.Millisecond, length: 700 * time.Millisecond,
-		hotWarmUp: time.Second, hotLength: time.Second, backlog: backlog, backlogOf: 1,
+		hotWarmUp: time.Second, hotLength: time.Second, backlog: backlog, backlogRuns: 1,
 	}
 }
 
@@ -84,7 +83,7 @@ func (b *bench) run(ctx context.Context) error {
 			return fmt.Errorf("%s, bytes written: %w", v.name, err)
 		}
 	}
-	for range b.plan.backlogOf {
+	for range b.plan.backlogRuns {
 		for _, v := range b.variants {
 			b.say("backlog of %d, %s", b.plan.backlog, v.name)
 			if err := b.backlog(ctx, v); err != nil {

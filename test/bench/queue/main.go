@@ -7,7 +7,7 @@
 // The engines are measured in turn, round after round, each time in an empty
 // directory; a figure is the median of the rounds, with the lowest and the highest. A
 // ratio is that of two figures of the same round. Messages are 1 KiB and do not
-// compress. Bytes written are write_bytes of /proc/self/io, so it needs Linux.
+// compress. Bytes written are wchar of /proc/self/io, so it needs Linux.
 package main
 
 import (

@@ -9,9 +9,12 @@ import (
 	"strings"
 )
 
-// written returns the bytes that this process has caused to be written to the disk, as
-// the kernel counts them (write_bytes: whole pages, when they become dirty).
-func written() (int64, error) { return procField("/proc/self/io", "write_bytes") }
+// written returns the bytes that this process has given to write calls (wchar).
+//
+// write_bytes would be nearer to the disk, but a kernel with large folios counts a
+// whole folio when a part of it becomes dirty, which is many times what reaches the
+// disk.
+func written() (int64, error) { return procField("/proc/self/io", "wchar") }
 
 // memory returns the resident memory of this process and its peak, in bytes.
 func memory() (now, peak int64, err error) {

@@ -65,18 +65,26 @@ func (s series) text(unit func(float64) string) string {
 
 func times(v float64) string { return strconv.FormatFloat(v, 'f', 2, 64) }
 
+// perSecond returns v with three digits that count.
 func perSecond(v float64) string {
-	digits := 10.0
+	digits := 1.0
 	for digits*1000 < v {
 		digits *= 10
 	}
-	n := int(math.Round(v/digits) * digits)
-	if n < 1000 {
-		return strconv.Itoa(n)
+	text := strconv.Itoa(int(math.Round(v/digits) * digits))
+	for at := len(text) - 3; at > 0; at -= 3 {
+		text = text[:at] + "," + text[at:]
 	}
-	return fmt.Sprintf("%d,%03d", n/1000, n%1000)
+	return text
 }
 
-func millis(v float64) string { return strconv.FormatFloat(v*1e3, 'g', 3, 64) + " ms" }
+// millis returns v seconds with two digits that count, more from 100 ms on.
+func millis(v float64) string {
+	digits := 0
+	for scale := 10e-3; scale > v && digits < 3; scale /= 10 {
+		digits++
+	}
+	return strconv.FormatFloat(v*1e3, 'f', digits, 64) + " ms"
+}
 
 func mebibytes(v float64) string { return strconv.Itoa(int(math.Round(v/(1<<20)))) + " MiB" }
