@@ -29,7 +29,7 @@ func payloads(pool []byte, seed uint64) func() []byte {
 
 // newPool returns bytes that do not compress.
 func newPool() []byte {
-	pool := make([]byte, 16<<20)
+	pool := make([]byte, 4<<20)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(pool) // it never fails
 	return pool
 }

@@ -66,7 +66,7 @@ func TestMeasure(t *testing.T) {
 	var out, progress bytes.Buffer
 	p := plan{
 		rounds: 2, warmUp: 20 * time.Millisecond, length: 50 * time.Millisecond,
-		hotWarmUp: 50 * time.Millisecond, hotLength: 50 * time.Millisecond, backlog: 2000, backlogRuns: 1,
+		hotWarmUp: 50 * time.Millisecond, hotLength: 50 * time.Millisecond, backlog: 2000, longRuns: 1,
 	}
 	if err := measure(t.Context(), t.TempDir(), p, &out, &progress); err != nil {
 		t.Fatalf("%v\n%s", err, progress.String())

@@ -83,7 +83,7 @@ func rows(backlog int, vs []variant) []row {
 		{title: manyTopic + ", per second", what: manyTopic, metric: rate, unit: perSecond, against: key{what: many, variant: own}, of: "one topic", bars: []bar{ratioAtLeast(0.8, "one topic")}},
 		{title: full + ", acknowledged, per second", what: full, metric: rate, unit: perSecond, against: toPeer(full), of: peer, bars: []bar{valueAtLeast(40e3, perSecond)}},
 		latency(full),
-		{title: hot, what: hot, metric: count, unit: times, bars: []bar{valueAtMost(1.1, times)}},
+		{title: hot + " (wchar)", what: hot, metric: count, unit: times, bars: []bar{valueAtMost(1.1, times)}},
 	}
 	out = append(out, backlogRows(backlog)...)
 	for _, v := range vs {
@@ -103,7 +103,7 @@ func backlogRows(n int) []row {
 	}
 	return []row{
 		line(fmt.Sprintf("backlog of %d, loading, per second", n), loadRate, perSecond),
-		line("backlog, loading: bytes written per payload byte", loadWritten, times),
+		line("backlog, loading: bytes written per payload byte (wchar)", loadWritten, times),
 		line("backlog, loading: memory at the end", loadMemory, mebibytes, valueAtMost(80<<20, mebibytes)),
 		line("backlog, opening after kill -9", opening, millis, valueAtMost(0.5, millis)),
 		line("backlog, opened: memory", openMemory, mebibytes, valueAtMost(80<<20, mebibytes)),
