@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -57,7 +58,7 @@ func child(ctx context.Context, v variant, role, dir string, n int, report any) 
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, self, "-role", role, "-engine", v.name, "-dir", dir, "-backlog", fmt.Sprint(n)) //nolint:gosec // it is this program
+	cmd := exec.CommandContext(ctx, self, "-role", role, "-engine", v.name, "-dir", dir, "-backlog", strconv.Itoa(n)) //nolint:gosec // it is this program
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe() // the child ends when it closes
 	if err != nil {

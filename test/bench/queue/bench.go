@@ -93,7 +93,7 @@ func (b *bench) run(ctx context.Context) error {
 }
 
 func (b *bench) say(format string, args ...any) {
-	fmt.Fprintf(b.progress, format+"\n", args...)
+	_, _ = fmt.Fprintf(b.progress, format+"\n", args...) // it is a comfort only
 }
 
 // round measures everything that is short, once.

@@ -20,7 +20,7 @@ const (
 // payloads returns a function that cuts payloads which do not compress out of one
 // pool. Each goroutine has its own.
 func payloads(pool []byte, seed uint64) func() []byte {
-	r := rand.New(rand.NewPCG(seed, 1))
+	r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // no secrets are made of it
 	return func() []byte {
 		at := r.IntN(len(pool) - payloadSize)
 		return pool[at : at+payloadSize]
@@ -113,7 +113,7 @@ func cycle(ctx context.Context, s store, publishers int, pool []byte, w window) 
 	}
 	sent := &tally{store: s}
 	l, err := publish(ctx, sent, publishers, 1, pool, w)
-	for err == nil && consumed.Load() < sent.count.Load() && run.Pause(g.Context(), time.Millisecond) {
+	for err == nil && consumed.Load() < sent.count.Load() && run.Pause(g.Context(), time.Millisecond) { //nolint:contextcheck // the group ends when a consumer fails
 	}
 	stop()
 	return l, int(counted.Load()), errors.Join(err, g.Wait())
