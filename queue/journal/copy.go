@@ -18,12 +18,15 @@ type topicCopy struct {
 	bytes    uint64
 	sources  []*segment   // topic segments that are copied whole
 	released delivery.Set // what nobody needs
+	expired  []gap        // what is not kept any more beside that
 	w        *topicWriter
+	done     bool // it is in the place of what was copied
 }
 
 // copySegment copies what is needed of a journal segment. The segment leaves the next
 // checkpoint, because no topic has anything in it any more.
-func (e *Engine) copySegment(ctx context.Context, s *segment) error {
+// It is false when something else changed meanwhile: then it is for another time.
+func (e *Engine) copySegment(ctx context.Context, s *segment) (done bool, err error) {
 	plan := e.plan(s)
 	for len(plan) > 0 {
 		n, size := 0, uint64(0)
@@ -32,24 +35,24 @@ func (e *Engine) copySegment(ctx context.Context, s *segment) error {
 			n++
 		}
 		if !e.hasRoom(int64(size)) {
-			return message.ErrDiskFull
+			return false, message.ErrDiskFull
 		}
 		if err := e.copyTopics(ctx, plan[:n]); err != nil {
-			return err
+			return false, err
 		}
 		plan = plan[n:]
 	}
 	x := &e.index
 	x.mu.Lock()
-	s.copied = true
+	done = true
 	for t := range x.users(s) {
-		if i, j := t.log.within(s); i < j {
-			s.copied = false // something else changed while it was copied
-		}
+		i, j := t.log.within(s)
+		done = done && i == j
 	}
+	s.copied = done
 	x.mu.Unlock()
 	e.touch()
-	return nil
+	return done, nil
 }
 
 // plan says what is to be copied of a journal segment.
@@ -78,8 +81,8 @@ func (e *Engine) plan(s *segment) (plan []*topicCopy) {
 			c.sources, c.bytes = append(c.sources, p), c.bytes+uint64(p.end)
 		}
 		c.take(i, j)
-		if l := &t.log; t.free(i, j) {
-			c.released = delivery.NewSet(l.end)
+		if t.free(i, j) {
+			c.expired = []gap{c.span}
 		}
 		plan = append(plan, c)
 	}
@@ -161,8 +164,9 @@ func (e *Engine) beginCopies(ctx context.Context, group []*topicCopy) error {
 		return err
 	}
 	for i, c := range group {
-		if c.released.Floor() == 0 {
-			c.released = c.t.released()
+		c.released = c.t.released()
+		for _, g := range c.expired {
+			c.released.AddRange(g.first, g.end)
 		}
 		e.mu.Lock()
 		number := e.nextStaged
@@ -261,7 +265,7 @@ func (e *Engine) finishCopy(c *topicCopy) error {
 	for _, g := range c.missing() {
 		e.lose(g)
 	}
-	if !e.exchange(c, s) && s != nil {
+	if c.done = e.exchange(c, s); !c.done && s != nil {
 		e.mu.Lock()
 		e.replaced = append(e.replaced, s) // no checkpoint names it
 		e.mu.Unlock()
@@ -276,7 +280,7 @@ func (e *Engine) exchange(c *topicCopy, s *segment) bool {
 	x.mu.Lock()
 	i, ok := c.find(x)
 	// A seek may have asked for messages that nobody needed when the copy began.
-	ok = ok && !slices.ContainsFunc(c.w.holes, func(h gap) bool { return !c.t.covered(h.first, h.end) })
+	ok = ok && !slices.ContainsFunc(c.w.holes, func(h gap) bool { return len(c.t.needed(h.first, h.end)) > 0 })
 	if ok {
 		c.replace(i)
 		for _, p := range c.sources {

@@ -75,8 +75,11 @@ func (e *Engine) destage(ctx context.Context) (due time.Time, err error) {
 		if s, due = e.nextToCopy(); s == nil {
 			break
 		}
-		if err := e.copySegment(ctx, s); err != nil {
+		if done, err := e.copySegment(ctx, s); err != nil {
 			return due, err
+		} else if !done {
+			due = time.Now().Add(retryFull)
+			break
 		}
 	}
 	return due, e.rewriteSparse(ctx)
@@ -127,6 +130,9 @@ func (e *Engine) rewriteSparse(ctx context.Context) error {
 		if err := e.copyTopics(ctx, []*topicCopy{c}); err != nil {
 			return err
 		}
+		if !c.done {
+			return nil // something else changed meanwhile
+		}
 		e.touch()
 	}
 }
@@ -140,15 +146,16 @@ func (e *Engine) sparse() *topicCopy {
 		}
 		x.mu.RLock()
 		i, j := s.topic.log.within(s)
-		dead := 0
+		var expired []gap
 		for k := i; k < j; k++ {
 			if s.topic.free(k, k+1) {
-				dead++
+				first, end := s.topic.log.span(k, k+1)
+				expired = append(expired, gap{topic: s.topic, first: first, end: end})
 			}
 		}
 		var c *topicCopy
-		if 0 < dead && dead < j-i && 2*dead >= j-i && x.holds(s) {
-			c = &topicCopy{t: s.topic, sources: []*segment{s}}
+		if n := len(expired); 0 < n && n < j-i && 2*n >= j-i && x.holds(s) {
+			c = &topicCopy{t: s.topic, sources: []*segment{s}, expired: expired}
 			c.take(i, j)
 		}
 		x.mu.RUnlock()
