@@ -223,11 +223,10 @@ func (c *committer) encrypt(b *batch, h frameHeader) (stored, frame []byte, crc 
 	body := b.records()
 	c.sealed = append(c.sealed[:0], make([]byte, batchHead)...)
 	c.sealed = sealBody(c.sealed, &h, body, b.seg.aead)
-	clear := h
-	for int64(len(b.frame())) < clear.size() {
+	for int64(len(b.frame())) < h.size() {
 		b.buf = append(b.buf, 0)
 	}
-	clear.encode(b.frame())
+	h.encode(b.frame()) // in clear, for the cache
 	h.flags, h.body = flagEncrypted, uint32(len(c.sealed)-batchHead)
 	h.bodyCRC = checksum(c.sealed[batchHead:])
 	for int64(len(c.sealed)) < headerSize+h.size() {

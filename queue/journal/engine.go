@@ -138,19 +138,8 @@ func (e *Engine) removeDamaged(names []string) error {
 	return nil
 }
 
-// resume makes what was found stable and decides where to go on.
-func (e *Engine) resume(ctx context.Context, r *recovery) error {
-	if err := e.ring.Repair(); err != nil {
-		return err
-	}
-	keys, err := e.newKeys(ctx, 0)
-	if err != nil {
-		return err
-	}
-	e.journalKey = keys[0]
-	if err := e.removeDamaged(r.badCheckpoints); err != nil {
-		return err
-	}
+// syncReplayed makes what was read stable, and its names.
+func (e *Engine) syncReplayed(r *recovery) error {
 	for _, s := range r.replayed {
 		// The process may have died between write and sync.
 		if plant.On(plant.UnsyncedReplay) {
@@ -164,6 +153,20 @@ func (e *Engine) resume(ctx context.Context, r *recovery) error {
 	if plant.On(plant.UnsyncedNames) {
 	} else if err := e.fs.SyncDir(path.Join(e.dir, journalDir)); err != nil {
 		return fmt.Errorf("sync folder of segments: %w", err)
+	}
+	return nil
+}
+
+// resume makes what was found stable and decides where to go on.
+func (e *Engine) resume(ctx context.Context, r *recovery) error {
+	if err := e.beginKeys(ctx); err != nil {
+		return err
+	}
+	if err := e.removeDamaged(r.badCheckpoints); err != nil {
+		return err
+	}
+	if err := e.syncReplayed(r); err != nil {
+		return err
 	}
 	last := uint64(0)
 	if n := len(e.index.segments); n > 0 {

@@ -193,22 +193,9 @@ func (r *recovery) segment(ctx context.Context, number uint64, mark place) error
 		e.report([]damage{{at: placeOf(number, sc.size)}})
 	}
 	if s.epoch == 0 {
-		epoch, key, damaged, err := sc.epoch(number, r.expected)
-		if err != nil {
+		if used, err := r.identify(ctx, sc, s); err != nil || !used {
 			return err
 		}
-		if damaged {
-			e.report([]damage{{at: placeOf(number, 0)}})
-		}
-		if epoch == 0 {
-			r.spares = append(r.spares, s)
-			return nil
-		}
-		s.epoch, s.key = epoch, key
-		if err := e.unlock(ctx, s); err != nil {
-			return errors.Join(err, s.file.Close())
-		}
-		e.index.activate(s, epoch)
 	}
 	r.replayed = append(r.replayed, s)
 	e.replayedFrom[number] = from
@@ -255,30 +242,6 @@ func (r *recovery) scan(sc *scanner, s *segment, pos int64) error {
 		}
 	}
 	return nil
-}
-
-// chain checks that the frame was written behind the one that came before it.
-func (r *recovery) chain(s *segment, pos int64, h *frameHeader) {
-	if h.number == r.expected && h.prev != r.prev && !plant.On(plant.NoChain) {
-		r.e.log.Error("a frame does not belong behind the one before", slog.Any("segment", s.number), slog.Any("position", pos))
-		r.e.report([]damage{{at: placeOf(s.number, pos)}})
-	}
-}
-
-// frame takes in a frame whose header is intact.
-func (r *recovery) frame(s *segment, pos int64, h frameHeader, crc uint32, stored []byte) {
-	maybe := suspect{seg: s, pos: pos, end: pos + h.size(), known: true, torn: true, like: h}
-	if checksum(stored[headerSize:headerSize+h.body]) != h.bodyCRC && !plant.On(plant.BodyCRC) {
-		r.suspects = append(r.suspects, maybe)
-		return
-	}
-	r.judge(h.number)
-	if frame, ok := plainFrame(h, stored, s.aead); ok {
-		r.apply(s, pos, h.size(), frame)
-	} else {
-		r.damaged(maybe, 1) // whole, and not what was written: no crash does that
-	}
-	r.expected, r.prev = h.number+1, crc
 }
 
 // judge decides about the suspects when a frame of this number turns up intact.

@@ -4,6 +4,7 @@ import (
 	"crypto/cipher"
 	"encoding/binary"
 	"hash/crc32"
+	"slices"
 )
 
 // The body of an encrypted frame is a directory in clear and units. A unit is a run of
@@ -27,7 +28,7 @@ const (
 )
 
 // sealedBound is the most that an encrypted body takes for n bytes in so many records.
-func sealedBound(n int, records int) int {
+func sealedBound(n, records int) int {
 	units := min(2*(n/blockSize)+1, max(records, 1))
 	return n + directoryHead + 4 + units*unitMax + records*runMax
 }
@@ -97,6 +98,7 @@ func (u *unitSpan) note(topic uint32, offset uint64) {
 func sealBody(dst []byte, h *frameHeader, records []byte, aead cipher.AEAD) []byte {
 	seed := seed(h.epoch)
 	units := splitUnits(records)
+	dst = slices.Grow(dst, len(records)+len(units)*unitMax+directoryHead)
 	dst = appendDirectory(dst, h, units, seed)
 	start := 0
 	for i := range units {

@@ -210,7 +210,7 @@ func TestNoncesNeverRepeat(t *testing.T) {
 				t.Fatal("no directory")
 			}
 			for _, u := range units {
-				nonce := fmt.Sprint(s.epoch, body[start+unitHead:start+unitHead+12])
+				nonce := fmt.Sprintf("%x %x", s.epoch, body[start+unitHead:start+unitHead+12])
 				if h.number > uint64(11+5*round) && seen[nonce] {
 					t.Errorf("nonce of frame %d was seen before", h.number)
 				}

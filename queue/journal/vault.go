@@ -65,6 +65,20 @@ func (e *Engine) openVault(ctx context.Context) error {
 	return ring.Check(ctx)
 }
 
+// beginKeys makes sure that there is a key for what is new, and that both copies of the
+// keyring are whole.
+func (e *Engine) beginKeys(ctx context.Context) error {
+	if err := e.ring.Repair(); err != nil {
+		return err
+	}
+	keys, err := e.newKeys(ctx, 0)
+	if err != nil {
+		return err
+	}
+	e.journalKey = keys[0]
+	return nil
+}
+
 // errKeys means that a data key cannot be had now. Whoever keeps the master key may be
 // away, so this is no failure of storage.
 var errKeys = errors.New("a data key is not available")
