@@ -18,8 +18,8 @@ func oneSegment(disk vfs.FS) journal.Options {
 	return journal.Options{FS: disk, SegmentSize: 64 << 10}
 }
 
-// idle works with a queue and kills the process when it has nothing to do.
-func idle(t *testing.T, disk *vfs.Mem, work func(ctx context.Context, e *journal.Engine) error) (dead *vfs.Mem) {
+// killedIdle works with a queue and kills the process when it has nothing to do.
+func killedIdle(t *testing.T, disk *vfs.Mem, work func(ctx context.Context, e *journal.Engine) error) (dead *vfs.Mem) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		e, err := journal.Open(t.Context(), "data", oneSegment(disk))
@@ -74,7 +74,7 @@ func content(t *testing.T, disk vfs.FS) []byte {
 // A frame of the past that a disk wrote to the end of the journal is not done again.
 func TestStaleFrame(t *testing.T) {
 	ctx := t.Context()
-	dead := idle(t, vfs.NewMem(), func(ctx context.Context, e *journal.Engine) error {
+	dead := killedIdle(t, vfs.NewMem(), func(ctx context.Context, e *journal.Engine) error {
 		topic, err := e.Topic(ctx, "orders")
 		if err != nil {
 			return err
@@ -134,9 +134,9 @@ func TestMixedHistories(t *testing.T) {
 		}
 	}
 	rng := rand.New(rand.NewPCG(1, 3))
-	start := idle(t, vfs.NewMem(), publish("0"))
-	one := idle(t, start.Crash(rng, vfs.KeepAll, true), publish("1", "2"))
-	two := idle(t, start.Crash(rng, vfs.KeepAll, true), publish("3", "4"))
+	start := killedIdle(t, vfs.NewMem(), publish("0"))
+	one := killedIdle(t, start.Crash(rng, vfs.KeepAll, true), publish("1", "2"))
+	two := killedIdle(t, start.Crash(rng, vfs.KeepAll, true), publish("3", "4"))
 	a, b := content(t, one), content(t, two)
 	frames := framesOf(a)
 	last := frames[len(frames)-2]
