@@ -6,6 +6,8 @@ export GOLANGCI_LINT_CACHE := $(CURDIR)/.cache/golangci-lint
 TOOL  := $(GO) tool -modfile=tools/go.mod
 KILLS ?= 100
 LONG  ?= 10m
+# long, or a factor of it: 10 does ten times as much.
+BATTERY ?= long
 
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE := $(shell command -v "$$($(GO) env CC)" >/dev/null 2>&1 && echo -race)
@@ -34,6 +36,7 @@ bench: ## run the benchmarks that docs/performance.md quotes
 	cd test/bench && $(GO) run ./queue -short
 
 test-long: ## kill the bridge KILLS times, and run the batteries at their long size
+	$(GO) test ./queue/journal -run 'TestCrash|TestFaults|TestScripts|TestFlip|TestModel|TestMetamorphic|TestHistories|TestSubscribeWhileRetiring|TestPlants' -v -count 1 -timeout 30m -battery $(BATTERY)
 	$(GO) test ./test -run TestKill -v -count 1 -timeout 30m -kills $(KILLS)
 
 fuzz: ## fuzz every decoder for LONG each

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"path"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -97,16 +96,11 @@ func (e *Engine) checkpointIfDue(due time.Time) time.Time {
 func (e *Engine) snapshot() *snapshot {
 	c := &e.committer
 	s := &snapshot{}
-	var early []*segment
-	if plant.On(plant.RetireUnlocked) {
-		early = slices.DeleteFunc(e.index.sealed(), func(s *segment) bool { return !e.index.settled(s) })
-		runtime.Gosched()
-	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	// Under the lock, so that no subscription begins between the look and the drop.
 	for _, seg := range e.index.closed() {
-		if e.index.settled(seg) || slices.Contains(early, seg) {
+		if e.index.settled(seg) {
 			e.index.drop(seg)
 			s.retired = append(s.retired, seg)
 		}

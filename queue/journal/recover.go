@@ -292,7 +292,10 @@ func (r *recovery) judgeTail() {
 	if i < 0 {
 		return
 	}
-	r.marked = plant.On(plant.BehindTornTail)
+	r.marked = false
+	if plant.On(plant.NumberTornTail) {
+		r.expected++
+	}
 	if s := r.suspects[i]; plant.On(plant.ReuseTornTail) && s.known {
 		r.marked, s.seg.end = true, s.end
 	}
