@@ -26,6 +26,7 @@ const (
 	OpDatasync Op = "datasync"
 	OpSync     Op = "sync"
 	OpTruncate Op = "truncate"
+	OpAllocate Op = "allocate"
 )
 
 // Changes reports whether the call changes what is stored or how stable it is.
@@ -153,6 +154,13 @@ func (f *hookedFile) Sync() error {
 		return err
 	}
 	return f.File.Sync()
+}
+
+func (f *hookedFile) Allocate(size int64) error {
+	if err := f.hook(OpAllocate, f.name); err != nil {
+		return err
+	}
+	return f.File.Allocate(size)
 }
 
 func (f *hookedFile) Truncate(size int64) error {

@@ -338,6 +338,15 @@ func (f *memFile) Datasync() error {
 	return nil
 }
 
+func (f *memFile) Allocate(size int64) error {
+	now, err := f.Size()
+	if err != nil || size <= now {
+		return err
+	}
+	_, err = f.WriteAt(make([]byte, size-now), now)
+	return err
+}
+
 func (f *memFile) Sync() error { return f.Datasync() }
 
 func (f *memFile) Truncate(size int64) error {

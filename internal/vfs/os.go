@@ -74,6 +74,8 @@ func (osFS) Space(dir string) (Space, error) { return space(dir) }
 
 func (f osFile) Datasync() error { return datasync(f.File) }
 
+func (f osFile) Allocate(size int64) error { return allocate(f.File, size) }
+
 func (f osFile) Size() (int64, error) {
 	info, err := f.Stat()
 	if err != nil {

@@ -54,6 +54,9 @@ type File interface {
 	Datasync() error
 	// Sync makes content and metadata stable.
 	Sync() error
+	// Allocate makes the file size bytes long and takes the room for it. What was not
+	// written reads as zeros. errors.ErrUnsupported means that the filesystem cannot.
+	Allocate(size int64) error
 	// Truncate sets the size.
 	Truncate(size int64) error
 	// Size returns the size.

@@ -43,6 +43,7 @@ type Engine struct {
 	closed     chan struct{} // closed when everything is
 	closeErr   error         // set before closed is
 	ring       *keyring.Ring
+	lastMade   time.Time       // the keeper's: when it made a segment
 	retired    []*segment      // the keeper's: free when the next checkpoint is stable
 	folders    map[string]bool // the destager's: those of topics that are stable
 

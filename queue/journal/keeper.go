@@ -198,11 +198,22 @@ func (e *Engine) makeSpares() error {
 	}
 }
 
+// hurried is the time in which a segment that lasts no longer than it is used up in a
+// hurry.
+const hurried = 2 * time.Second
+
+// hurry reports whether segments are used up quickly. Only the keeper calls it.
+func (e *Engine) hurry() bool {
+	before := e.lastMade
+	e.lastMade = time.Now()
+	return !before.IsZero() && e.lastMade.Sub(before) < hurried
+}
+
 // makeSpare makes a segment as large as the disk allows, down to the smallest size.
 func (e *Engine) makeSpare(number uint64, size int64) (*segment, error) {
 	for ; ; size = max(size/2, e.o.SegmentSize) {
 		if e.hasRoom(size) {
-			s, err := makeSegment(e.fs, e.dir, number, size)
+			s, err := makeSegment(e.fs, e.dir, number, size, e.hurry())
 			if !isFull(err) {
 				return s, err
 			}

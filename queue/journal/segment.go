@@ -89,10 +89,12 @@ const (
 	syncEvery  = 8 * mib // keeps the background's syncs short beside the committer's
 )
 
-// makeSegment writes a segment full of zeros and gives it its name when, and only
-// when, its blocks are allocated and stable: a sync of a file whose size and blocks do
-// not change costs half as much as one whose do.
-func makeSegment(fs vfs.FS, dir string, number uint64, size int64) (s *segment, err error) {
+// makeSegment makes a segment full of zeros and gives it its name when, and only when,
+// its blocks are there and stable. In no hurry it writes them: a sync of a file whose
+// size and blocks do not change costs half as much as one whose do. In a hurry it only
+// allocates them: frames are large then, which hides that cost, and writing everything
+// twice would not.
+func makeSegment(fs vfs.FS, dir string, number uint64, size int64, hurry bool) (s *segment, err error) {
 	tmp := path.Join(dir, journalDir, newSegment)
 	f, err := fs.Create(tmp)
 	if err != nil {
@@ -103,16 +105,14 @@ func makeSegment(fs vfs.FS, dir string, number uint64, size int64) (s *segment, 
 			err = errors.Join(err, f.Close(), fs.Remove(tmp))
 		}
 	}()
-	zeros := make([]byte, min(size, writeChunk))
-	for at := int64(0); at < size; at += int64(len(zeros)) {
-		if _, err = f.WriteAt(zeros[:min(int64(len(zeros)), size-at)], at); err != nil {
-			return nil, fmt.Errorf("write segment: %w", err)
-		}
-		if (at+writeChunk)%syncEvery == 0 {
-			if err = f.Datasync(); err != nil {
-				return nil, fmt.Errorf("sync segment: %w", err)
-			}
-		}
+	if hurry {
+		err = f.Allocate(size)
+	}
+	if !hurry || errors.Is(err, errors.ErrUnsupported) {
+		err = writeZeros(f, size)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("write segment: %w", err)
 	}
 	if plant.On(plant.UnsyncedSpare) {
 	} else if err = f.Sync(); err != nil {
@@ -123,6 +123,22 @@ func makeSegment(fs vfs.FS, dir string, number uint64, size int64) (s *segment, 
 		return nil, err
 	}
 	return s, nil
+}
+
+// writeZeros fills a file, with a sync now and then, so that the last one is short.
+func writeZeros(f vfs.File, size int64) error {
+	zeros := make([]byte, min(size, writeChunk))
+	for at := int64(0); at < size; at += int64(len(zeros)) {
+		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-at)], at); err != nil {
+			return err
+		}
+		if (at+writeChunk)%syncEvery == 0 {
+			if err := f.Datasync(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // nameSegment renames a file of the journal to a number and makes that stable.
