@@ -33,6 +33,16 @@ var (
 // NewMaster returns a Master over the key that src derives for the queue.
 func NewMaster(src *keys.Source) (Master, error) { return keyring.NewMaster(src) }
 
+// MasterOf returns a Master over a secret of 32 bytes, for programs that keep it
+// themselves.
+func MasterOf(secret []byte) (Master, error) {
+	src, err := keys.New(secret)
+	if err != nil {
+		return nil, err
+	}
+	return NewMaster(src)
+}
+
 // KeysStatus lists the data keys of a directory. It needs no master key.
 func KeysStatus(fs vfs.FS, dir string) ([]Key, error) {
 	ring, _, err := keyring.Load(fs, dir, nil)
