@@ -25,8 +25,8 @@ func (e *Engine) keeperLoop(context.Context) error {
 			e.fail(err)
 			return nil
 		}
-		if e.looksAgain() {
-			timer.Reset(retryFull)
+		if wait := e.looksAgain(); wait > 0 {
+			timer.Reset(wait)
 		}
 		select {
 		case <-e.work:
@@ -49,11 +49,22 @@ func (e *Engine) keep() error {
 	return nil
 }
 
-// looksAgain reports whether the keeper has to see for itself that the disk has room.
-func (e *Engine) looksAgain() bool {
+// looksAgain returns when the keeper has to see for itself whether the disk has room, or
+// whether what a topic keeps has become too old. 0: events will tell.
+func (e *Engine) looksAgain() (wait time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.full || e.putOff
+	if e.full || e.putOff {
+		return retryFull
+	}
+	for _, t := range e.topics {
+		if t.o.Keep > 0 {
+			if often := min(max(t.o.Keep/10, time.Second), time.Hour); wait == 0 || often < wait {
+				wait = often
+			}
+		}
+	}
+	return wait
 }
 
 // saveCheckpoint writes the snapshot that waits, if there is one. A full disk is no
@@ -261,11 +272,11 @@ func (e *Engine) setFull(full bool) {
 // askForRoom asks for a checkpoint while the disk is full and it can free segments, or
 // if the last one found no room itself.
 func (e *Engine) askForRoom() {
-	if !e.looksAgain() {
+	if e.looksAgain() == 0 {
 		return
 	}
 	e.mu.Lock()
-	ask := len(e.retired)+len(e.carried) > 0 || e.putOff
+	ask := e.full && len(e.retired)+len(e.carried) > 0 || e.putOff
 	e.mu.Unlock()
 	if ask = ask || slices.ContainsFunc(e.index.closed(), e.index.settled); !ask {
 		return
