@@ -213,6 +213,9 @@ func TestWrongMaster(t *testing.T) {
 			if n := countMarked(t, e, "a"); n != 200 {
 				t.Errorf("%d of 200 messages", n)
 			}
+			if rep := e.Report(); (name == "one copy damaged") != (rep.Status == journal.Damaged) || len(rep.Lost) > 0 {
+				t.Errorf("report %+v", rep)
+			}
 			mustClose(t, e)
 			after := allFiles(t, disk, "/data")
 			if !bytes.Equal(after["/data/keyring"], after["/data/keyring.2"]) || len(after["/data/keyring"]) != len(before["/data/keyring"]) {

@@ -6,6 +6,8 @@ import (
 	"crypto/cipher"
 	"errors"
 	"fmt"
+	"log/slog"
+	"time"
 
 	"github.com/linkspan/linkspan/internal/keys"
 	"github.com/linkspan/linkspan/internal/vfs"
@@ -66,6 +68,11 @@ func (e *Engine) openVault(ctx context.Context) error {
 		return err
 	}
 	e.ring = ring
+	for _, name := range ring.Damaged() {
+		e.log.Error("a copy of the keyring is damaged; the other one is used", slog.Any("copy", name))
+		e.found.Status = Damaged
+		e.found.Damage = append(e.found.Damage, DamageNote{Position: Position{Segment: name}, Found: time.Now().UTC()})
+	}
 	switch {
 	case !found:
 		return nil
@@ -78,7 +85,7 @@ func (e *Engine) openVault(ctx context.Context) error {
 // beginKeys makes sure that there is a key for what is new, and that both copies of the
 // keyring are whole.
 func (e *Engine) beginKeys(ctx context.Context) error {
-	if err := e.ring.Repair(); err != nil {
+	if err := e.ring.Repair(); err != nil && !isFull(err) { // one copy suffices
 		return err
 	}
 	keys, err := e.newKeys(ctx, 0)

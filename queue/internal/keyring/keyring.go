@@ -68,6 +68,7 @@ type Ring struct {
 	version uint64 // counts the changes
 	entries []entry
 	stale   bool // a copy is missing, older or damaged
+	damaged []string
 }
 
 const size = 32 // of a data key, in bytes
@@ -92,7 +93,7 @@ func Load(fsys vfs.FS, dir string, master Master) (r *Ring, found bool, err erro
 		found = true
 		version, entries, err := decode(data)
 		if err != nil {
-			r.stale = true
+			r.stale, r.damaged = true, append(r.damaged, name)
 			continue
 		}
 		r.stale = r.stale || good > 0 && version != r.version
@@ -147,6 +148,10 @@ func (r *Ring) Repair() error {
 	}
 	return r.save(r.entries)
 }
+
+// Damaged names the copies that did not verify when the ring was loaded. No crash leaves
+// one.
+func (r *Ring) Damaged() []string { return r.damaged }
 
 // Keys describes the keys, in the order of their creation.
 func (r *Ring) Keys() []Key {
