@@ -83,7 +83,6 @@ func (e *Engine) release() error {
 		}
 	}
 	errs = append(errs, e.index.files.close())
-	e.index.codec.close()
 	if e.lock != nil {
 		errs = append(errs, e.lock.Close())
 	}

@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"sync"
@@ -19,8 +20,9 @@ type files struct {
 	fs  vfs.FS
 	dir string
 
-	mu   sync.Mutex
-	list []*openFile // the last one was used last
+	mu     sync.Mutex
+	list   []*openFile // the last one was used last
+	closed bool
 }
 
 type openFile struct {
@@ -34,6 +36,9 @@ type openFile struct {
 func (f *files) open(s *segment) (*openFile, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.closed {
+		return nil, fmt.Errorf("open topic segment: %w", fs.ErrClosed)
+	}
 	if i := slices.IndexFunc(f.list, func(o *openFile) bool { return o.number == s.number }); i >= 0 {
 		o := f.list[i]
 		f.list = append(slices.Delete(f.list, i, i+1), o)
@@ -84,10 +89,11 @@ func (f *files) forget(number uint64) error {
 	return nil
 }
 
-// close closes all files.
+// close closes all files, for good.
 func (f *files) close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.closed = true
 	var errs []error
 	for len(f.list) > 0 {
 		errs = append(errs, f.drop(0))

@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"sort"
+
+	"github.com/linkspan/linkspan/queue"
 )
 
 // view is what a reader holds of a block. It stays valid whatever happens.
@@ -110,6 +112,8 @@ func (x *index) fetch(s *segment, at place, size int64) (*block, []damage, error
 	switch {
 	case !live:
 		return nil, nil, errMoved
+	case errors.Is(err, fs.ErrClosed):
+		return nil, nil, fmt.Errorf("read segment: %w", queue.ErrClosed)
 	case err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, nil, fmt.Errorf("read segment: %w", err)
 	}

@@ -6,7 +6,9 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/internal/vfs"
+	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/queue"
 	"github.com/linkspan/linkspan/queue/journal"
 	"github.com/linkspan/linkspan/queue/queuetest"
@@ -121,4 +123,49 @@ type countedFile struct {
 func (f *countedFile) Close() error {
 	f.open.Add(-1)
 	return f.File.Close()
+}
+
+// A receiver that is reading a topic segment while the engine is being closed comes to
+// an end.
+func TestReadWhileClosing(t *testing.T) {
+	text := make([]byte, 2000)
+	for range 20 {
+		o := staging(vfs.NewMem())
+		o.CacheBytes = 1
+		e := mustOpen(t, o)
+		topic, err := e.Topic(t.Context(), "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 60 {
+			if _, err := topic.Publish(t.Context(), []message.Message{{Payload: text}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		until(t, "topic segments", func() bool { return len(topicFiles(t, o.FS)) > 0 })
+		g := run.NewGroup(t.Context())
+		started := make(chan struct{}, 4)
+		for range 4 {
+			g.Go("reader", func(ctx context.Context) error {
+				for {
+					for _, err := range topic.Browse(ctx, queue.Start{}) {
+						if errors.Is(err, queue.ErrClosed) {
+							return nil
+						} else if err != nil {
+							return err
+						}
+						select {
+						case started <- struct{}{}:
+						default:
+						}
+					}
+				}
+			})
+		}
+		<-started
+		mustClose(t, e)
+		if err := g.Wait(); err != nil {
+			t.Errorf("a reader met %v", err)
+		}
+	}
 }

@@ -19,7 +19,9 @@ type codec struct {
 	err  error
 }
 
-// start makes the compressor at its first use: most engines never need it.
+// start makes the compressor at its first use: most engines never need it. Nothing is
+// closed, because a reader may still be at work while the engine is being closed, and
+// without streams neither of the two holds more than memory.
 func (c *codec) start() error {
 	c.once.Do(func() {
 		c.enc, c.err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
@@ -33,13 +35,6 @@ func (c *codec) start() error {
 		return fmt.Errorf("start compression: %w", c.err)
 	}
 	return nil
-}
-
-// close frees what the decompressor holds.
-func (c *codec) close() {
-	if c.dec != nil {
-		c.dec.Close()
-	}
 }
 
 // pack appends a block with these frames to dst. The header has its place in the topic,
