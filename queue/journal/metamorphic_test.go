@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -142,7 +143,7 @@ func (c *client) step() error {
 	case k < 4:
 		var msgs []message.Message
 		for range 1 + c.rng.IntN(6) {
-			x := msg(fmt.Sprint(c.next))
+			x := msg(strconv.Itoa(c.next))
 			x.Priority = uint8(c.rng.IntN(3))
 			msgs, c.next = append(msgs, x), c.next+1
 		}
