@@ -2,6 +2,7 @@ package journal_test
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -129,9 +130,7 @@ func (m *model) committed() {
 			for o := range s.settled {
 				s.stable[o] = s.stable[o] || s.settled[o] && !s.unsure[o]
 			}
-			for o, n := range s.attempts {
-				s.counted[o] = n
-			}
+			maps.Copy(s.counted, s.attempts)
 		}
 	}
 }

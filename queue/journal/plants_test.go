@@ -73,7 +73,7 @@ func testBinary(pkg string) string {
 // run runs the tests that should find the mistake, at their short size.
 func (p *planted) run(t *testing.T, dir string) ([]byte, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, testBinary(p.pkg)), "-test.run", "^("+p.tests+")$", "-test.failfast", "-test.timeout", "120s")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, testBinary(p.pkg)), "-test.run", "^("+p.tests+")$", "-test.failfast", "-test.timeout", "120s", "-rapid.nofailfile")
 	cmd.Dir = p.pkg
 	cmd.Env = append(os.Environ(), "LINKSPAN_PLANT="+p.name)
 	return cmd.CombinedOutput()

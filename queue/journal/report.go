@@ -161,7 +161,7 @@ func (e *Engine) lose(g gap) {
 // needed returns which of the offsets somebody may still need. The engine's lock is
 // held.
 func (t *topic) needed(first, end uint64) (need []gap) {
-	if t.covered(first, end) {
+	if t.deleted || t.covered(first, end) {
 		return nil
 	}
 	released, gone := t.releasedLocked(), t.gone.clone()
