@@ -45,12 +45,18 @@ var ErrShortWrite = errors.New("short write")
 // Hook runs before a call. An error makes the call fail without being made.
 type Hook func(op Op, name string) error
 
-// WithHook returns fs with the hook before each call.
-func WithHook(fs FS, hook Hook) FS { return &hooked{fs: fs, hook: hook} }
+// WithHook returns fs with the hook before each call. The name of an open file follows
+// its renames.
+func WithHook(fs FS, hook Hook) FS {
+	return &hooked{fs: fs, hook: hook, open: map[*hookedFile]string{}}
+}
 
 type hooked struct {
 	fs   FS
 	hook Hook
+
+	mu   sync.Mutex
+	open map[*hookedFile]string // their names
 }
 
 func (h *hooked) file(op Op, name string, open func(string) (File, error)) (File, error) {
@@ -61,7 +67,11 @@ func (h *hooked) file(op Op, name string, open func(string) (File, error)) (File
 	if err != nil {
 		return nil, err
 	}
-	return &hookedFile{File: f, name: name, hook: h.hook}, nil
+	file := &hookedFile{File: f, h: h}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.open[file] = name
+	return file, nil
 }
 
 func (h *hooked) Create(name string) (File, error)   { return h.file(OpCreate, name, h.fs.Create) }
@@ -72,7 +82,17 @@ func (h *hooked) Rename(from, to string) error {
 	if err := h.hook(OpRename, to); err != nil {
 		return err
 	}
-	return h.fs.Rename(from, to)
+	if err := h.fs.Rename(from, to); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for f, name := range h.open {
+		if name == from {
+			h.open[f] = to
+		}
+	}
+	return nil
 }
 
 func (h *hooked) Remove(name string) error {
@@ -119,19 +139,34 @@ func (h *hooked) Space(dir string) (Space, error) {
 
 type hookedFile struct {
 	File
-	name string
-	hook Hook
+	h *hooked
+}
+
+// before runs the hook for a call to the file.
+func (f *hookedFile) before(op Op) error {
+	f.h.mu.Lock()
+	name := f.h.open[f]
+	f.h.mu.Unlock()
+	return f.h.hook(op, name)
+}
+
+// Close has no hook: nothing depends on what it says.
+func (f *hookedFile) Close() error {
+	f.h.mu.Lock()
+	delete(f.h.open, f)
+	f.h.mu.Unlock()
+	return f.File.Close()
 }
 
 func (f *hookedFile) ReadAt(p []byte, off int64) (int, error) {
-	if err := f.hook(OpRead, f.name); err != nil {
+	if err := f.before(OpRead); err != nil {
 		return 0, err
 	}
 	return f.File.ReadAt(p, off)
 }
 
 func (f *hookedFile) WriteAt(p []byte, off int64) (int, error) {
-	err := f.hook(OpWrite, f.name)
+	err := f.before(OpWrite)
 	if errors.Is(err, ErrShortWrite) {
 		n, werr := f.File.WriteAt(p[:len(p)/2], off)
 		return n, errors.Join(err, werr)
@@ -143,28 +178,28 @@ func (f *hookedFile) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (f *hookedFile) Datasync() error {
-	if err := f.hook(OpDatasync, f.name); err != nil {
+	if err := f.before(OpDatasync); err != nil {
 		return err
 	}
 	return f.File.Datasync()
 }
 
 func (f *hookedFile) Sync() error {
-	if err := f.hook(OpSync, f.name); err != nil {
+	if err := f.before(OpSync); err != nil {
 		return err
 	}
 	return f.File.Sync()
 }
 
 func (f *hookedFile) Allocate(size int64) error {
-	if err := f.hook(OpAllocate, f.name); err != nil {
+	if err := f.before(OpAllocate); err != nil {
 		return err
 	}
 	return f.File.Allocate(size)
 }
 
 func (f *hookedFile) Truncate(size int64) error {
-	if err := f.hook(OpTruncate, f.name); err != nil {
+	if err := f.before(OpTruncate); err != nil {
 		return err
 	}
 	return f.File.Truncate(size)
