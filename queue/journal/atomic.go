@@ -9,43 +9,23 @@ import (
 	"github.com/linkspan/linkspan/queue/internal/plant"
 )
 
+// settled is what a transaction settles in a subscription.
+type settled struct {
+	s       *subscriber
+	offsets []uint64
+}
+
 // Atomic implements queue.Engine.
 func (e *Engine) Atomic(ctx context.Context, tx queue.Tx) error {
 	u := e.unit()
 	defer e.free(u)
-	for _, p := range tx.Publish {
-		t, ok := p.Topic.(*topic)
-		if !ok || t.e != e {
-			return errForeign("topic", p.Topic.Name())
-		}
-		if err := u.publish(t, p.Messages); err != nil {
-			return err
-		}
-		if p.Repeat {
-			u.parts[len(u.parts)-1].ids = nil
-		}
+	if err := e.encodePublishes(u, tx.Publish); err != nil {
+		return err
 	}
 	publishes := len(u.buf) > 0
-	type settled struct {
-		s       *subscriber
-		offsets []uint64
-	}
-	var acks []settled
-	for _, a := range tx.Ack {
-		s, ok := a.Subscription.(*subscription)
-		if !ok || s.e != e {
-			return errForeign("subscription", a.Subscription.Stats().Name)
-		}
-		if err := s.check(); err != nil {
-			return err
-		}
-		if offsets := slices.Compact(slices.Sorted(slices.Values(a.Offsets))); len(offsets) > 0 {
-			u.ack(s.s, offsets)
-			acks = append(acks, settled{s.s, offsets})
-		}
-	}
-	if len(u.buf) == 0 {
-		return nil
+	acks, err := e.encodeAcks(u, tx.Ack)
+	if err != nil || len(u.buf) == 0 {
+		return err
 	}
 	u.then = func() {
 		for _, a := range acks {
@@ -63,6 +43,39 @@ func (e *Engine) Atomic(ctx context.Context, tx queue.Tx) error {
 		return err
 	}
 	return b.wait(ctx)
+}
+
+func (e *Engine) encodePublishes(u *unit, list []queue.TxPublish) error {
+	for _, p := range list {
+		t, ok := p.Topic.(*topic)
+		if !ok || t.e != e {
+			return errForeign("topic", p.Topic.Name())
+		}
+		if err := u.publish(t, p.Messages); err != nil {
+			return err
+		}
+		if p.Repeat {
+			u.parts[len(u.parts)-1].ids = nil
+		}
+	}
+	return nil
+}
+
+func (e *Engine) encodeAcks(u *unit, list []queue.TxAck) (acks []settled, err error) {
+	for _, a := range list {
+		s, ok := a.Subscription.(*subscription)
+		if !ok || s.e != e {
+			return nil, errForeign("subscription", a.Subscription.Stats().Name)
+		}
+		if err := s.check(); err != nil {
+			return nil, err
+		}
+		if offsets := slices.Compact(slices.Sorted(slices.Values(a.Offsets))); len(offsets) > 0 {
+			u.ack(s.s, offsets)
+			acks = append(acks, settled{s.s, offsets})
+		}
+	}
+	return acks, nil
 }
 
 // splitAtomic is a mistake on purpose.
