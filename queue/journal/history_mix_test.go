@@ -149,3 +149,29 @@ func TestMixedHistories(t *testing.T) {
 		t.Errorf("verify: %v, %v, want damage", rep.Status, err)
 	}
 }
+
+// A deleted topic stays deleted when the process dies before a checkpoint.
+func TestDeleteStays(t *testing.T) {
+	dead := killedIdle(t, vfs.NewMem(), func(ctx context.Context, e *journal.Engine) error {
+		for _, name := range []string{"orders", "events"} {
+			topic, err := e.Topic(ctx, name)
+			if err != nil {
+				return err
+			}
+			if _, err := topic.Publish(ctx, []message.Message{msg("1")}); err != nil {
+				return err
+			}
+		}
+		return e.Delete(ctx, "orders")
+	})
+	e, err := journal.Open(t.Context(), "data", oneSegment(dead))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := e.Topics(); len(got) != 1 || got[0] != "events" {
+		t.Errorf("topics %v, want events alone", got)
+	}
+	if err := e.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
