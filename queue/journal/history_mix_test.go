@@ -2,8 +2,11 @@ package journal_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -150,28 +153,41 @@ func TestMixedHistories(t *testing.T) {
 	}
 }
 
-// A deleted topic stays deleted when the process dies before a checkpoint.
+// A deleted topic stays deleted when the process dies before the next checkpoint.
 func TestDeleteStays(t *testing.T) {
-	dead := killedIdle(t, vfs.NewMem(), func(ctx context.Context, e *journal.Engine) error {
-		for _, name := range []string{"orders", "events"} {
-			topic, err := e.Topic(ctx, name)
-			if err != nil {
-				return err
-			}
-			if _, err := topic.Publish(ctx, []message.Message{msg("1")}); err != nil {
-				return err
-			}
+	ctx, mem := t.Context(), vfs.NewMem()
+	var armed atomic.Bool
+	dead := make(chan *vfs.Mem, 8)
+	e, err := journal.Open(ctx, "data", oneSegment(vfs.WithHook(mem, func(op vfs.Op, name string) error {
+		if op == vfs.OpCreate && strings.Contains(name, "checkpoint") && armed.Swap(false) {
+			dead <- mem.Crash(rand.New(rand.NewPCG(1, 2)), vfs.KeepAll, true)
 		}
-		return e.Delete(ctx, "orders")
-	})
-	e, err := journal.Open(t.Context(), "data", oneSegment(dead))
+		return nil
+	})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"orders", "events"} {
+		topic, err := e.Topic(ctx, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := topic.Publish(ctx, []message.Message{msg("1")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	armed.Store(true)
+	if err := errors.Join(e.Delete(ctx, "orders"), e.Close(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	e, err = journal.Open(ctx, "data", oneSegment(<-dead))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := e.Topics(); len(got) != 1 || got[0] != "events" {
 		t.Errorf("topics %v, want events alone", got)
 	}
-	if err := e.Close(t.Context()); err != nil {
+	if err := e.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
 }
