@@ -2,8 +2,12 @@ package journal_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -147,5 +151,103 @@ func TestMixedHistories(t *testing.T) {
 	rep, err := journal.Verify(ctx, one, "data")
 	if err != nil || rep.Status != journal.Damaged {
 		t.Errorf("verify: %v, %v, want damage", rep.Status, err)
+	}
+}
+
+// A deleted topic stays deleted when the process dies before the next checkpoint.
+func TestDeleteStays(t *testing.T) {
+	ctx, mem := t.Context(), vfs.NewMem()
+	var armed atomic.Bool
+	dead := make(chan *vfs.Mem, 8)
+	e, err := journal.Open(ctx, "data", oneSegment(vfs.WithHook(mem, func(op vfs.Op, name string) error {
+		if op == vfs.OpCreate && strings.Contains(name, "checkpoint") && armed.Swap(false) {
+			dead <- mem.Crash(rand.New(rand.NewPCG(1, 2)), vfs.KeepAll, true)
+		}
+		return nil
+	})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"orders", "events"} {
+		topic, err := e.Topic(ctx, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := topic.Publish(ctx, []message.Message{msg("1")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	armed.Store(true)
+	if err := errors.Join(e.Delete(ctx, "orders"), e.Close(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	e, err = journal.Open(ctx, "data", oneSegment(<-dead))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := e.Topics(); len(got) != 1 || got[0] != "events" {
+		t.Errorf("topics %v, want events alone", got)
+	}
+	if err := e.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A segment that got its name just before the process died is used only after its name
+// is stable.
+func TestUnsyncedNames(t *testing.T) {
+	ctx, mem, rng := t.Context(), vfs.NewMem(), rand.New(rand.NewPCG(1, 2))
+	dead := make(chan *vfs.Mem, 64)
+	e, err := journal.Open(ctx, "data", oneSegment(vfs.WithHook(mem, func(op vfs.Op, name string) error {
+		if op == vfs.OpSyncDir && strings.HasSuffix(name, "journal") && len(dead) < cap(dead) {
+			dead <- mem.Crash(rng, vfs.KeepAll, true)
+		}
+		return nil
+	})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Topic(ctx, "orders"); err != nil { // the first segment is in use now
+		t.Fatal(err)
+	}
+	if err := e.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for range len(dead) {
+		disk := <-dead
+		hold := make(chan struct{})
+		e, err := journal.Open(ctx, "data", oneSegment(vfs.WithHook(disk, func(op vfs.Op, name string) error {
+			if op == vfs.OpCreate && strings.HasSuffix(name, "new") {
+				<-hold // a segment that is made later would sync the folder
+			}
+			return nil
+		})))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var found bool
+		names, err := disk.List("data/journal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found = slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, ".lj") }); found {
+			if _, err := e.Topic(ctx, "events"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cut := disk.Crash(rng, vfs.LoseAll, false)
+		close(hold)
+		if err := e.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if e, err = journal.Open(ctx, "data", oneSegment(cut)); err != nil {
+			t.Fatal(err)
+		}
+		if got := e.Topics(); found && !slices.Contains(got, "events") {
+			t.Errorf("topics %v: one that was promised is lost", got)
+		}
+		if err := e.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

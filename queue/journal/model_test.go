@@ -135,32 +135,30 @@ func (m *model) committed() {
 	}
 }
 
-// available returns what a receiver may get next, in order.
+// available returns what a receiver may get next, in order. By key, what comes again
+// later holds up what is behind it.
 func (m *model) available(t *modelTopic, s *modelSub) (want []uint64) {
 	now := m.now()
-	var can []uint64
-	for o := range uint64(len(t.msgs)) {
-		x := &t.msgs[o]
-		if !s.settled[o] && !s.inFlight[o] && !s.due(o).After(now) && !x.NotBefore.After(now) && !x.Expired(now) {
-			can = append(can, o)
-		}
-	}
-	if s.order == queue.ByPriority {
-		slices.SortStableFunc(can, func(a, b uint64) int { return int(t.msgs[b].Priority) - int(t.msgs[a].Priority) })
-	}
 	claimed := map[string]uint64{}
-	for _, o := range can {
-		key := string(t.msgs[o].Key)
-		if s.order == queue.ByKey && t.msgs[o].Key != nil {
-			if holder, busy := s.holds[key]; busy && holder != o {
-				continue
-			}
-			if holder, busy := claimed[key]; busy && holder != o {
+	for o := range uint64(len(t.msgs)) {
+		x, later := &t.msgs[o], s.due(o).After(now)
+		if s.settled[o] || s.inFlight[o] || x.NotBefore.After(now) || x.Expired(now) || later && s.order != queue.ByKey {
+			continue
+		}
+		if key := string(x.Key); s.order == queue.ByKey && x.Key != nil {
+			holder, busy := s.holds[key]
+			first, taken := claimed[key]
+			if busy && holder != o || taken && first != o {
 				continue
 			}
 			claimed[key] = o
 		}
-		want = append(want, o)
+		if !later {
+			want = append(want, o)
+		}
+	}
+	if s.order == queue.ByPriority {
+		slices.SortStableFunc(want, func(a, b uint64) int { return int(t.msgs[b].Priority) - int(t.msgs[a].Priority) })
 	}
 	return want
 }

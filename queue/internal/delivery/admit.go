@@ -30,6 +30,8 @@ func (w *Window) admit(records []queue.Record) (got []queue.Record, dead []Dead)
 		case w.o.MaxAttempts > 0 && r.Attempt > w.o.MaxAttempts:
 			dead = append(dead, Dead{Record: *r})
 		case w.o.Order == queue.ByKey && m.Key != nil && !w.claim(r):
+		case w.failed[r.Offset].Due > now.UnixNano(): // it failed before this opening
+			w.putBack(r.Offset, w.failed[r.Offset].Due, true, 1)
 		default:
 			got = append(got, *r)
 		}

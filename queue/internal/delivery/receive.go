@@ -297,7 +297,8 @@ func (w *Window) next(t *taken) (item, bool) {
 			break
 		}
 		w.cursor++
-		if it := (item{offset: w.cursor - 1}); !w.putOff(it) {
+		// With order by key it is read all the same, because it holds up those behind it.
+		if it := (item{offset: w.cursor - 1}); w.o.Order == queue.ByKey || !w.putOff(it) {
 			return it, true
 		}
 	}
