@@ -205,7 +205,7 @@ func openQueue(ctx context.Context, f runFlags, settings *pipelines.Settings, lo
 	o := journal.Options{Logger: logger}
 	if f.encrypt || settings.Queue.Encrypt || f.encrypted() {
 		source, err := queueKey(f, settings, logger)
-		if err == nil {
+		if err == nil && source.Present() { // else opening says that it is missing
 			o.Master, err = journal.NewMaster(source)
 		}
 		if err != nil {
@@ -226,9 +226,14 @@ func openQueue(ctx context.Context, f runFlags, settings *pipelines.Settings, lo
 }
 
 // queueKey returns the master key: that of the settings, or that of the command line.
+// A new one is of no use for a queue that is encrypted already, and would hide that
+// the right one is missing.
 func queueKey(f runFlags, settings *pipelines.Settings, logger *slog.Logger) (*keys.Source, error) {
 	if !settings.Keys.IsZero() {
 		return keys.Parse(settings.Keys.Reveal())
+	}
+	if f.encrypted() {
+		return f.source()
 	}
 	return masterKey(f, logger)
 }
