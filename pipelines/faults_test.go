@@ -228,6 +228,25 @@ func TestRetryDeadLetters(t *testing.T) {
 	}
 }
 
+// What has expired is delivered when somebody says so.
+func TestRetryOfWhatHasExpired(t *testing.T) {
+	q := memory.New()
+	defer q.Close(context.WithoutCancel(t.Context()))
+	f := &fake{input: payloads(`{}`), sinks: map[string]func(*message.Message) error{}, hold: make(chan struct{})}
+	f.input[0].Expires = time.Now().Add(-time.Hour)
+	plan := compilePipeline(t, f, "pipeline: p\nin: {i: {fake: {}}}\nout: {a: {fake: {id: a}}}\n")
+	_ = live(t, q, plan, func(e *pipelines.Engine) {
+		eventually(t, "dead", func() bool { return e.Status()[0].DeadLetters == 1 })
+		if n, err := e.RetryDeadLetters(t.Context(), "p", []uint64{0}); n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+		eventually(t, "settled", func() bool { s := e.Status()[0]; return s.Backlog == 0 })
+	})
+	if diff := cmp.Diff(map[string][]string{"a": {`{}`}}, f.got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // A slow lane holds up its own keys only.
 func TestSlowLane(t *testing.T) {
 	f := &fake{hold: make(chan struct{})}

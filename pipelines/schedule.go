@@ -29,20 +29,21 @@ func schedule(m *message.Message, now time.Time) error {
 	if !slices.ContainsFunc(m.Headers, isScheduled) {
 		return nil
 	}
-	for _, h := range m.Headers {
-		if !isScheduled(h) {
-			continue
-		}
-		if err := apply(m, strings.ToLower(h.Name), h.Value.Text(), now); err != nil {
-			return err
-		}
-	}
 	kept := make(message.Headers, 0, len(m.Headers))
-	for _, h := range m.Headers {
-		switch strings.ToLower(h.Name) {
+	for i, h := range m.Headers {
+		name := strings.ToLower(h.Name)
+		switch name {
 		case headerPriority, headerDelay, headerTTL, headerID:
 		default:
 			kept = append(kept, h)
+			continue
+		}
+		again := func(x message.Header) bool { return strings.EqualFold(x.Name, name) }
+		if slices.ContainsFunc(m.Headers[:i], again) { // which of them was meant?
+			return badSchedule(name, "there once at most")
+		}
+		if err := apply(m, name, h.Value.Text(), now); err != nil {
+			return err
 		}
 	}
 	m.Headers = kept
@@ -78,7 +79,6 @@ func apply(m *message.Message, name, value string, now time.Time) error {
 			return badSchedule(name, "1 to 255 bytes")
 		}
 		m.ID = value
-	default: // somebody else's
 	}
 	return nil
 }

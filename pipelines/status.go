@@ -127,12 +127,17 @@ func (e *Engine) DeadLetters(ctx context.Context, name string, f func(DeadLetter
 
 // RetryDeadLetters sends dead letters through the current pipeline again, in their
 // order, and removes them from the dead letters in the same unit. An entry that one
-// sink refused goes to that sink only. It returns how many were sent.
+// sink refused goes to that sink only. One that has expired is delivered all the same:
+// somebody has decided so. It returns how many were sent.
 func (e *Engine) RetryDeadLetters(ctx context.Context, name string, numbers []uint64) (int, error) {
+	now := time.Now()
 	return e.moveDead(ctx, name, numbers, func(rec *queue.Record) *message.Message {
 		m := rec.Message.Clone()
 		only := m.Headers.Text(headerSink)
 		m.Headers = original(m.Headers)
+		if m.Expired(now) {
+			m.Expires = time.Time{}
+		}
 		if only != "" {
 			m.Headers.Add(headerSink, message.String(only))
 		}

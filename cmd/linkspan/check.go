@@ -11,14 +11,14 @@ import (
 	"github.com/linkspan/linkspan/internal/config"
 	"github.com/linkspan/linkspan/internal/keys"
 	"github.com/linkspan/linkspan/pipelines"
-	"github.com/linkspan/linkspan/queue"
+	"github.com/linkspan/linkspan/queue/journal"
 	stepsall "github.com/linkspan/linkspan/transform/all"
 )
 
 func registry(k *keys.Source) pipelines.Registry {
 	return pipelines.Registry{
 		Connectors: connectorsall.Specs(), Steps: stepsall.Specs(), Keys: k,
-		Queue: queue.Caps{Name: "journal", Durable: true, Atomic: true},
+		Queue: (*journal.Engine)(nil).Caps(), // they are the same for every journal
 	}
 }
 

@@ -68,18 +68,19 @@ func (l *location) options() (o journal.Options, err error) {
 	return o, err
 }
 
-// open opens a stopped directory for writing.
-func (l *location) open(ctx context.Context) (*journal.Engine, error) {
+// open opens a stopped directory for writing. It returns the master key, too: nil
+// when the directory is not encrypted.
+func (l *location) open(ctx context.Context) (*journal.Engine, journal.Master, error) {
 	o, err := l.options()
 	if err != nil {
-		return nil, &exitError{exitEnvironment, err.Error()}
+		return nil, nil, &exitError{exitEnvironment, err.Error()}
 	}
 	q, err := journal.Open(ctx, l.data, o)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, noQueue(l.data)
+		return nil, nil, noQueue(l.data)
 	case err != nil:
-		return nil, &exitError{exitEnvironment, err.Error()}
+		return nil, nil, &exitError{exitEnvironment, err.Error()}
 	}
-	return q, nil
+	return q, o.Master, nil
 }

@@ -108,6 +108,9 @@ With --json, one object a line; a payload that is not UTF-8 is in payload_base64
 			if q.Limit < 0 {
 				return usageError("--limit is a number of messages, 0 for all")
 			}
+			if err := checkSelection(cmd, &q); err != nil {
+				return err
+			}
 			return withDirectory(cmd.Context(), &at, func(d *directory) error { return browse(cmd.Context(), d, q, format, io) })
 		},
 	}
@@ -129,6 +132,19 @@ func selectFlags(cmd *cobra.Command, q *console.MessageQuery) {
 	cmd.Flags().StringArrayVar(&q.Headers, "header", nil, "only messages with this header, as NAME=VALUE")
 }
 
+// checkSelection refuses flags of selectFlags that would silently select something else.
+func checkSelection(cmd *cobra.Command, q *console.MessageQuery) error {
+	if cmd.Flags().Changed("from") && !q.Since.IsZero() {
+		return usageError("--from and --since both say where to begin; give one of them")
+	}
+	for _, h := range q.Headers {
+		if name, _, ok := strings.Cut(h, "="); !ok || name == "" {
+			return usageError("--header is NAME=VALUE, such as --header x-tenant=acme")
+		}
+	}
+	return nil
+}
+
 func browse(ctx context.Context, d *directory, q console.MessageQuery, format string, io stdio) error {
 	count, last := 0, uint64(0)
 	show, end := browseJSON(io.out)
@@ -143,7 +159,11 @@ func browse(ctx context.Context, d *directory, q console.MessageQuery, format st
 		return err
 	}
 	if err = errors.Join(err, end()); err == nil && q.Limit > 0 && count == q.Limit && format == "text" {
-		fmt.Fprintf(io.err, "%d messages shown; go on with --from %d\n", count, last+1)
+		instead := ""
+		if !q.Since.IsZero() {
+			instead = " instead of --since"
+		}
+		fmt.Fprintf(io.err, "%d messages shown; go on with --from %d%s\n", count, last+1, instead)
 	}
 	return err
 }

@@ -125,11 +125,12 @@ func (c *changes) carryOut(ctx context.Context) error {
 	if err := d.close(); err != nil {
 		return err
 	}
-	q, err := c.at.open(ctx)
+	q, master, err := c.at.open(ctx)
 	if err != nil {
 		return err
 	}
-	err = console.Writer{Queue: q, Rotate: rotator(q, c.at)}.Change(ctx, c.order)
+	keys := &rotation{queue: q, master: master}
+	err = console.Writer{Queue: q, Rotate: keys.rotate}.Change(ctx, c.order)
 	return asExit(errors.Join(err, q.Close(context.WithoutCancel(ctx))))
 }
 

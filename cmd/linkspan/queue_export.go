@@ -29,14 +29,13 @@ those of a topic whose name was lost to damage.` + lookExitCodes,
 			if q.Topic == "" {
 				return usageError("--topic is missing; `linkspan queue stats` lists the topics")
 			}
+			if err := checkSelection(cmd, &q); err != nil {
+				return err
+			}
 			if out == "" {
 				return export(cmd.Context(), &at, q, std.out)
 			}
-			f, err := os.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-			if err != nil {
-				return &exitError{exitEnvironment, err.Error()}
-			}
-			return errors.Join(export(cmd.Context(), &at, q, f), f.Sync(), f.Close())
+			return exportFile(cmd.Context(), &at, q, out)
 		},
 	}
 	at.flags(cmd)
@@ -44,6 +43,18 @@ those of a topic whose name was lost to damage.` + lookExitCodes,
 	cmd.Flags().StringVar(&out, "out", "", "a new file, instead of standard output")
 	selectFlags(cmd, &q)
 	return cmd
+}
+
+// exportFile leaves no file behind when it fails: half an export looks like a whole one.
+func exportFile(ctx context.Context, at *location, q console.MessageQuery, name string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return &exitError{exitEnvironment, err.Error()}
+	}
+	if err = errors.Join(export(ctx, at, q, f), f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(name))
+	}
+	return nil
 }
 
 func export(ctx context.Context, at *location, q console.MessageQuery, w io.Writer) error {

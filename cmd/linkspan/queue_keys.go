@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -97,24 +98,32 @@ Backups of the keyring have to be deleted by you.`,
 		"  linkspan queue keys shred --topic old-orders")
 }
 
-// rotator changes the keys of an open queue.
-func rotator(q *journal.Engine, at location) func(ctx context.Context, keyFile string) error {
-	return func(ctx context.Context, keyFile string) error {
-		next, err := nextMaster(keyFile, at)
+// rotation changes the keys of an open queue. It knows which master key the queue has
+// at the moment: that it was opened with, wherever that came from, then each new one.
+type rotation struct {
+	queue *journal.Engine
+
+	mu     sync.Mutex
+	master journal.Master // nil: the queue is not encrypted
+}
+
+// rotate is an order of an operator. Without a file the master key stays.
+func (r *rotation) rotate(ctx context.Context, keyFile string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := r.master
+	if keyFile != "" {
+		source, err := keys.ReadFile(keyFile)
+		if err == nil {
+			next, err = journal.NewMaster(source)
+		}
 		if err != nil {
 			return fmt.Errorf("rotate keys: %w", err)
 		}
-		return q.RotateKeys(ctx, next)
 	}
-}
-
-func nextMaster(keyFile string, at location) (journal.Master, error) {
-	source, err := at.source()
-	if keyFile != "" {
-		source, err = keys.ReadFile(keyFile)
+	if err := r.queue.RotateKeys(ctx, next); err != nil {
+		return err
 	}
-	if err != nil {
-		return nil, err
-	}
-	return journal.NewMaster(source)
+	r.master = next
+	return nil
 }

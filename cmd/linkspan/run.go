@@ -105,12 +105,12 @@ func runPipelines(ctx context.Context, paths []string, f runFlags, io stdio) (er
 		printProblems(io.err, r.Problems())
 		return &exitError{code: exitUsage}
 	}
-	q, err := openQueue(ctx, f, &first.Settings, logger)
+	q, master, err := openQueue(ctx, f, &first.Settings, logger)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeQueue(ctx, q)) }()
-	admin, err := listenAdmin(ctx, f, q, logger)
+	admin, err := listenAdmin(ctx, f, &rotation{queue: q, master: master}, logger)
 	if err != nil {
 		return err
 	}
@@ -196,38 +196,44 @@ func loadAgain(ctx context.Context, paths []string, key *keys.Source, logger *sl
 	return d, nil
 }
 
-func openQueue(ctx context.Context, f runFlags, settings *pipelines.Settings, logger *slog.Logger) (*journal.Engine, error) {
+// openQueue returns the queue and its master key, which is nil when it is not encrypted.
+func openQueue(ctx context.Context, f runFlags, settings *pipelines.Settings, logger *slog.Logger) (*journal.Engine, journal.Master, error) {
 	dir := f.data
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, &exitError{exitEnvironment, fmt.Sprintf("make the data directory: %v", err)}
+		return nil, nil, &exitError{exitEnvironment, fmt.Sprintf("make the data directory: %v", err)}
 	}
 	o := journal.Options{Logger: logger}
 	if f.encrypt || settings.Queue.Encrypt || f.encrypted() {
 		source, err := queueKey(f, settings, logger)
-		if err == nil {
+		if err == nil && source.Present() { // else opening says that it is missing
 			o.Master, err = journal.NewMaster(source)
 		}
 		if err != nil {
-			return nil, &exitError{exitEnvironment, err.Error()}
+			return nil, nil, &exitError{exitEnvironment, err.Error()}
 		}
 	}
 	q, err := journal.Open(ctx, dir, o)
 	if errors.Is(err, queue.ErrLocked) {
-		return nil, &exitError{exitEnvironment, fmt.Sprintf("the data directory %s is in use by another linkspan; stop it, or choose another directory with --data", dir)}
+		return nil, nil, &exitError{exitEnvironment, fmt.Sprintf("the data directory %s is in use by another linkspan; stop it, or choose another directory with --data", dir)}
 	}
 	switch {
 	case errors.Is(err, context.Canceled):
-		return nil, err
+		return nil, nil, err
 	case err != nil:
-		return nil, &exitError{exitEnvironment, fmt.Sprintf("open the queue in %s: %v", dir, err)}
+		return nil, nil, &exitError{exitEnvironment, fmt.Sprintf("open the queue in %s: %v", dir, err)}
 	}
-	return q, nil
+	return q, o.Master, nil
 }
 
 // queueKey returns the master key: that of the settings, or that of the command line.
+// A new one is of no use for a queue that is encrypted already, and would hide that
+// the right one is missing.
 func queueKey(f runFlags, settings *pipelines.Settings, logger *slog.Logger) (*keys.Source, error) {
 	if !settings.Keys.IsZero() {
 		return keys.Parse(settings.Keys.Reveal())
+	}
+	if f.encrypted() {
+		return f.source()
 	}
 	return masterKey(f, logger)
 }
@@ -244,7 +250,7 @@ func closeQueue(ctx context.Context, q queue.Engine) error {
 // adminServer is the admin server, or nothing when --admin is empty.
 type adminServer struct{ server *console.Server }
 
-func listenAdmin(ctx context.Context, f runFlags, q *journal.Engine, logger *slog.Logger) (*adminServer, error) {
+func listenAdmin(ctx context.Context, f runFlags, k *rotation, logger *slog.Logger) (*adminServer, error) {
 	if f.admin == "" {
 		// The file of a run that was killed must not lead anybody astray.
 		if err := os.Remove(filepath.Join(f.data, "admin")); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -252,7 +258,7 @@ func listenAdmin(ctx context.Context, f runFlags, q *journal.Engine, logger *slo
 		}
 		return &adminServer{}, nil
 	}
-	o := console.Options{Address: f.admin, DataDir: f.data, Queue: q, Rotate: rotator(q, f.location), Version: version, Revision: revision(), Logger: logger}
+	o := console.Options{Address: f.admin, DataDir: f.data, Queue: k.queue, Rotate: k.rotate, Version: version, Revision: revision(), Logger: logger}
 	if f.adminCert != "" {
 		o.TLS = &tlsconf.Server{Cert: f.adminCert, Key: f.adminKey}
 	}

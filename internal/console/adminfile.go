@@ -56,6 +56,20 @@ func ReadAdminFile(dir string) (AdminFile, error) {
 	return f, nil
 }
 
+// replaceAdminFile writes the file of this run. On a full disk that of a run that was
+// killed makes room for it; in any case it does not stay, because its token opens
+// nothing any more.
+func replaceAdminFile(dir string, f AdminFile) error {
+	err := writeAdminFile(dir, f)
+	if err == nil {
+		return nil
+	}
+	if gone := os.Remove(adminPath(dir)); gone != nil {
+		return err
+	}
+	return writeAdminFile(dir, f)
+}
+
 // writeAdminFile makes the file appear whole, so that no reader sees half a token.
 func writeAdminFile(dir string, f AdminFile) error {
 	data, err := json.Marshal(f)

@@ -130,7 +130,7 @@ func Listen(ctx context.Context, o Options) (*Server, error) {
 	if err := s.serve(ctx); err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
-	if err := writeAdminFile(o.DataDir, s.adminFile()); err != nil {
+	if err := replaceAdminFile(o.DataDir, s.adminFile()); err != nil {
 		// A full disk must not keep the bridge from delivering what would free it.
 		o.Logger.LogAttrs(ctx, slog.LevelWarn, "the admin file cannot be written; the verbs queue and dlq cannot reach this run",
 			slog.String("file", adminPath(o.DataDir)), slog.String("error", err.Error()))

@@ -22,6 +22,7 @@ import (
 
 	"github.com/linkspan/linkspan/internal/console"
 	"github.com/linkspan/linkspan/internal/tlsconf"
+	"github.com/linkspan/linkspan/queue/memory"
 )
 
 func TestTheAdminFileIsPrivateAndGoesWithTheServer(t *testing.T) {
@@ -39,6 +40,29 @@ func TestTheAdminFileIsPrivateAndGoesWithTheServer(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(w.dir); err != nil || len(entries) != 0 {
 		t.Errorf("left behind: %v, %v", entries, err)
+	}
+}
+
+// What a run that was killed left in the place of the admin file must not stay there:
+// its token opens nothing any more. An empty directory stands for what cannot be
+// replaced, but removed, like a file on a full disk.
+func TestALeftAdminFileMakesRoom(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "admin"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	s, err := console.Listen(t.Context(), console.Options{Address: "127.0.0.1:0", DataDir: dir, Queue: memory.New(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if f, err := console.ReadAdminFile(dir); err != nil || f.Address != s.Address() || log.Len() > 0 {
+		t.Errorf("got %+v, %v; log: %s", f, err, &log)
 	}
 }
 
