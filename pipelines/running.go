@@ -249,7 +249,7 @@ func (r *running) dispatch(ctx context.Context, lanes []chan []*unit) error {
 	shares := make([][]*unit, len(lanes))
 	turn := 0
 	for r.waitForRoom(ctx) {
-		records, err := r.subscription.Receive(ctx, r.plan.Delivery.MaxInFlight)
+		records, err := r.receive(ctx)
 		if err != nil {
 			if ctx.Err() == nil && !errors.Is(err, queue.ErrClosed) {
 				r.fail(fmt.Errorf("receive: %w", err))
@@ -271,6 +271,26 @@ func (r *running) dispatch(ctx context.Context, lanes []chan []*unit) error {
 		}
 	}
 	return nil
+}
+
+// heldPause is how long a held pipeline waits before it looks whether it may go on.
+const heldPause = 500 * time.Millisecond
+
+// receive takes what comes next. A topic that is held after damage stops its own
+// pipeline and no other: it waits until an operator lets it go on.
+func (r *running) receive(ctx context.Context) ([]queue.Record, error) {
+	for held := false; ; held = true {
+		records, err := r.subscription.Receive(ctx, r.plan.Delivery.MaxInFlight)
+		if !errors.Is(err, queue.ErrHeld) {
+			return records, err
+		}
+		if !held {
+			r.log.LogAttrs(ctx, slog.LevelError, "the pipeline is held", slog.String("error", err.Error()))
+		}
+		if !run.Pause(ctx, heldPause) {
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // maxInFlightBytes is where a pipeline stops to read the queue until lanes are

@@ -85,7 +85,15 @@ func printTopics(w io.Writer, topics []queue.TopicStats) error {
 			t.row(append(head[:6:6], digits(sub.Backlog), digits(sub.InFlight))...)
 		}
 	}
-	return t.end()
+	if err := t.end(); err != nil {
+		return err
+	}
+	for _, s := range topics {
+		if s.Held {
+			fmt.Fprintf(w, "topic %s is held, because it lost messages to damage; `linkspan queue resume --topic %s` lets it go on\n", s.Name, s.Name)
+		}
+	}
+	return nil
 }
 
 func newQueueBrowse(io stdio) *cobra.Command {
