@@ -150,8 +150,9 @@ func newQueueSeek(io stdio) *cobra.Command {
 	c := &changes{order: console.QueueChange{Do: "seek"}}
 	cmd := c.command(io, "seek --topic TOPIC --subscription NAME", "let a subscription go on at another place",
 		`seek makes a subscription go on at a place: what is before it counts as processed, and
-what is behind it comes again, as far as the topic still has it. A pipeline's subscription
-is called lanes. delivery.keep says how long a topic has what was delivered.`,
+what is behind it comes again, as far as the topic still has it. What a running pipeline
+has in flight may be delivered all the same. A pipeline's subscription is called lanes.
+delivery.keep says how long a topic has what was delivered.`,
 		"  linkspan queue seek --topic orders --subscription lanes --since 1h\n  linkspan queue seek --topic orders --subscription lanes --offset 1200")
 	cmd.Flags().StringVar(&c.order.Subscription, "subscription", "", "the subscription")
 	c.places(cmd)
@@ -162,7 +163,8 @@ func newQueuePurge(io stdio) *cobra.Command {
 	c := &changes{order: console.QueueChange{Do: "purge"}}
 	cmd := c.command(io, "purge --topic TOPIC", "remove messages that wait, for good",
 		`purge settles all messages before a place for every subscription. They are gone for
-good: nothing brings them back.`,
+good: nothing brings them back. Those that a running pipeline has in flight
+(delivery.max_in_flight) may still be delivered.`,
 		"  linkspan queue purge --topic orders --latest\n  linkspan queue purge --topic orders --offset 1200")
 	c.places(cmd)
 	return cmd

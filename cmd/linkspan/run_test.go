@@ -22,6 +22,7 @@ out:
 // A signal stops a run without failure, however early it comes.
 func TestAStopDuringTheStartIsNoFailure(t *testing.T) {
 	dir := t.TempDir()
+	t.Chdir(dir) // the output is written beside the pipeline, not in the sources
 	name := filepath.Join(dir, "p.yaml")
 	if err := os.WriteFile(name, []byte(webPipeline), 0o600); err != nil {
 		t.Fatal(err)
