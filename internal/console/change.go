@@ -29,6 +29,18 @@ type QueueChange struct {
 	Place
 }
 
+// check refuses an order that cannot be carried out, whatever the queue holds.
+func (c *QueueChange) check() error {
+	switch c.Do {
+	case "purge", "seek":
+		_, err := c.Start()
+		return err
+	case "delete", "unsubscribe", "resume", "shred", "rotate":
+		return nil
+	}
+	return fmt.Errorf("there is no order %q; there are purge, seek, delete, unsubscribe, resume, shred and rotate", c.Do)
+}
+
 // Place is a place in a topic as an operator says it: exactly one of its fields is set.
 type Place struct {
 	// Offset is a message's number.
@@ -82,6 +94,9 @@ type Writer struct {
 
 // Change carries out an order. It returns when that is stable.
 func (w Writer) Change(ctx context.Context, c QueueChange) error {
+	if err := c.check(); err != nil {
+		return err
+	}
 	switch c.Do {
 	case "rotate":
 		if w.Rotate == nil {
@@ -114,13 +129,12 @@ func (w Writer) Change(ctx context.Context, c QueueChange) error {
 			return err
 		}
 		return t.Unsubscribe(ctx, c.Subscription)
-	case "resume":
+	default: // resume
 		if r, ok := w.Queue.(resumer); ok {
 			return r.Resume(ctx, c.Topic)
 		}
 		return fmt.Errorf("resume topic %q: %w", c.Topic, queue.ErrUnsupported)
 	}
-	return fmt.Errorf("there is no order %q; there are purge, seek, delete, unsubscribe, resume, shred and rotate", c.Do)
 }
 
 func (w Writer) shred(ctx context.Context, topic string) error {
@@ -167,6 +181,10 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request) {
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&c); err != nil {
 		fail(w, http.StatusBadRequest, `the body must be like {"do":"purge","topic":"orders","latest":true}: `+err.Error())
+		return
+	}
+	if err := c.check(); err != nil {
+		fail(w, http.StatusBadRequest, err.Error())
 		return
 	}
 	e := s.pipelines()

@@ -183,6 +183,8 @@ func TestMistakesAreExplained(t *testing.T) {
 		{"both", post("drop", `{"all":true,"numbers":[1]}`), 400, "exactly one"},
 		{"code alone", post("drop", `{"numbers":[1],"code":"LS2401"}`), 400, "goes with all"},
 		{"unknown key", post("drop", `{"al":true}`), 400, "the body must be"},
+		{"unknown order", request{method: http.MethodPost, path: "/api/v1/queue/change", body: `{"do":"rm"}`}, 400, "there are purge"},
+		{"no place", request{method: http.MethodPost, path: "/api/v1/queue/change", body: `{"do":"purge","topic":"orders"}`}, 400, "exactly one"},
 		{"huge", post("drop", `{"numbers":[`+strings.Repeat("1,", 1<<20)+`1]}`), 413, "too large"},
 	} {
 		code, body := w.do(c.r)

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,6 +18,10 @@ import (
 
 // Size is the length of the master key and of every working key, in bytes.
 const Size = 32
+
+// maxFile bounds what is read of a file that may be no key at all: a running linkspan
+// must not take in a disk because somebody named it.
+const maxFile = 4 << 10
 
 // ErrNoKey means that no key has been configured.
 var ErrNoKey = errors.New("no key is configured; add keys: to linkspan.yaml, or pass --keys FILE")
@@ -61,8 +66,12 @@ func Parse(text string) (*Source, error) {
 
 // ReadFile reads a master key from a file.
 func ReadFile(name string) (*Source, error) {
-	text, err := os.ReadFile(name)
+	f, err := os.Open(name)
 	if err != nil {
+		return nil, fmt.Errorf("read key: %w", err)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxFile))
+	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("read key: %w", err)
 	}
 	s, err := Parse(string(text))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/linkspan/linkspan/internal/keys"
@@ -49,5 +50,15 @@ func TestNoKey(t *testing.T) {
 		if _, err := keys.Parse(text); err == nil {
 			t.Errorf("%q is taken for a key", text)
 		}
+	}
+}
+
+// A file that never ends is no key, and is not read to its end.
+func TestAnEndlessFileIsNoKey(t *testing.T) {
+	if _, err := os.Stat("/dev/zero"); err != nil {
+		t.Skip("no /dev/zero here")
+	}
+	if _, err := keys.ReadFile("/dev/zero"); err == nil || !strings.Contains(err.Error(), "64 hexadecimal digits") {
+		t.Errorf("got %v", err)
 	}
 }
