@@ -20,7 +20,7 @@ import (
 // and lost; and a second time during one recovery of ten.
 func TestCrash(t *testing.T) {
 	c := &crashes{t: t, pool: newPool()}
-	target := int64(amount(t, 3_000, 24_000))
+	target := int64(amount(t, 1_200, 24_000))
 	first := seedOf(t)
 	for seed := first; c.recoveries.Load() < target && !t.Failed(); seed++ {
 		c.start(seed)

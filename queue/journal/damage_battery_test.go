@@ -20,7 +20,7 @@ import (
 // lost is lost from the damaged frames alone, it is reported, and named by topic and
 // offset; and the engine goes on.
 func TestFlip(t *testing.T) {
-	n := amount(t, 1_500, 12_000)
+	n := amount(t, 900, 12_000)
 	all := bases(t)
 	names := slices.Sorted(maps.Keys(kinds()))
 	d := &damages{seen: map[string]int{}}

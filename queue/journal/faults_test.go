@@ -21,7 +21,7 @@ import (
 // promised that a restart does not find, and a restart finds everything that was
 // promised. A sync that failed has lost what it was to make stable, as on Linux.
 func TestFaults(t *testing.T) {
-	target := int64(amount(t, 800, 6_000))
+	target := int64(amount(t, 400, 6_000))
 	f := &faults{t: t}
 	p := newPool()
 	first := seedOf(t)

@@ -21,7 +21,7 @@ import (
 // TestMetamorphic runs one script with random options many times: what clients see must
 // not depend on the options, and must be what the memory engine shows.
 func TestMetamorphic(t *testing.T) {
-	runs := amount(t, 40, 240)
+	runs := amount(t, 16, 240)
 	const each = 8 // runs of one script
 	first := seedOf(t)
 	p := newPool()

@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"errors"
+	"runtime"
 	"testing"
 
 	"github.com/linkspan/linkspan/internal/vfs"
@@ -21,6 +22,7 @@ func TestTurnAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	waitForSpares(e)
 	one := []message.Message{{Payload: []byte("x")}}
 	gate.Hold()
 	first := make(chan error, 1)
@@ -56,6 +58,19 @@ func TestTurnAway(t *testing.T) {
 	}
 }
 
+// waitForSpares waits until the keeper has nothing to do.
+func waitForSpares(e *Engine) {
+	for {
+		e.mu.Lock()
+		enough := len(e.spares) >= wantSpares
+		e.mu.Unlock()
+		if enough {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
 // waitForBatch waits until something is in the open batch, and takes all room away.
 func waitForBatch(e *Engine) (spares []*segment, pos, room int64) {
 	for {
@@ -67,5 +82,6 @@ func waitForBatch(e *Engine) (spares []*segment, pos, room int64) {
 			return spares, pos, room
 		}
 		e.mu.Unlock()
+		runtime.Gosched()
 	}
 }
