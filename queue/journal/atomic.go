@@ -38,11 +38,21 @@ func (e *Engine) Atomic(ctx context.Context, tx queue.Tx) error {
 	if plant.On(plant.SplitAtomic) && publishes {
 		return e.splitAtomic(ctx, tx)
 	}
-	b, err := e.join(ctx, u, publishes)
+	b, err := e.join(ctx, u, purpose(publishes, len(acks) > 0))
 	if err != nil {
 		return err
 	}
 	return b.wait(ctx)
+}
+
+func purpose(publishes, settles bool) use {
+	switch {
+	case publishes && settles:
+		return moves
+	case publishes:
+		return fills
+	}
+	return frees
 }
 
 func (e *Engine) encodePublishes(u *unit, list []queue.TxPublish) error {

@@ -159,9 +159,18 @@ func decodeAck(r *record, f func(first, end uint64) bool) {
 // maxOffset keeps arithmetic on offsets away from overflow.
 const maxOffset = 1 << 62
 
+// use says what a unit does to the space of the disk.
+type use int
+
+const (
+	fills use = iota // publishes
+	moves            // publishes what it settles elsewhere
+	frees            // settles
+)
+
 // join adds the unit to the open batch, giving its messages their offsets. It waits
 // while the batch is full, and refuses while the disk is.
-func (e *Engine) join(ctx context.Context, u *unit, publishes bool) (*batch, error) {
+func (e *Engine) join(ctx context.Context, u *unit, what use) (*batch, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for {
@@ -179,7 +188,7 @@ func (e *Engine) join(ctx context.Context, u *unit, publishes bool) (*batch, err
 		}
 		var err error
 		if wait == nil {
-			wait, err = e.admit(u, publishes)
+			wait, err = e.admit(u, what)
 		}
 		if err != nil {
 			return nil, err
@@ -225,25 +234,27 @@ func (u *unit) usable() error {
 
 // admit decides whether the unit may join the open batch. It returns a channel to wait
 // on when the answer may change.
-func (e *Engine) admit(u *unit, publishes bool) (<-chan struct{}, error) {
+func (e *Engine) admit(u *unit, what use) (<-chan struct{}, error) {
 	used, n := len(e.batch.records()), len(u.buf)
 	if used > 0 && used+n > maxBatch {
 		return e.batch.taken, nil
 	}
 	need := e.needFor(used+n, int(e.batch.count)+u.count())
 	switch {
-	case !publishes:
+	case what == frees:
 		return nil, nil //nolint:nilnil // no need to wait
-	case e.full && !e.mayFill(need):
+	case what == fills && e.full && !e.mayFill(need):
 		return nil, message.ErrDiskFull
 	case need <= e.room:
 		return nil, nil //nolint:nilnil // no need to wait
+	case len(e.spares) == 0 && e.full:
+		return nil, message.ErrDiskFull
 	case len(e.spares) == 0:
 		return e.changed, nil
-	case need > e.spares[0].size-headerSize && !e.hasRoom(need):
-		return nil, message.ErrDiskFull // the segment would have to grow
+	case need <= e.spares[0].size-headerSize || what == moves && e.hasBytes(need) || e.hasRoom(need):
+		return nil, nil //nolint:nilnil // no need to wait
 	}
-	return nil, nil //nolint:nilnil // no need to wait
+	return nil, message.ErrDiskFull // the segment would have to grow
 }
 
 // needFor returns what a frame takes in the segment, at most.
@@ -261,7 +272,7 @@ func (e *Engine) mayFill(need int64) bool {
 	if len(e.spares) == 0 {
 		return false
 	}
-	return need <= e.room || e.active != nil && need <= e.spares[0].size-headerSize && e.index.settled(e.active)
+	return need <= e.room && !e.lean || e.active != nil && need <= e.spares[0].size-headerSize && e.index.settled(e.active)
 }
 
 // add appends the unit to the open batch. The lock is held.

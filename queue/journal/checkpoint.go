@@ -235,16 +235,18 @@ func writeCheckpoint(fs vfs.FS, dir string, s *snapshot) error {
 	return nil
 }
 
-// removeOldCheckpoints keeps the newest two, and removes what was left half-written.
-func removeOldCheckpoints(fs vfs.FS, dir string) error {
+// removeOldCheckpoints keeps the newest, and removes what was left half-written. It
+// returns how many checkpoints it removed.
+func removeOldCheckpoints(fs vfs.FS, dir string, keep int) (removed int, err error) {
 	dir = path.Join(dir, stateDir)
 	names, err := fs.List(dir)
 	if err != nil {
-		return fmt.Errorf("list checkpoints: %w", err)
+		return 0, fmt.Errorf("list checkpoints: %w", err)
 	}
 	kept := 0
 	for _, name := range slices.Backward(names) {
-		if _, ok := parseCheckpointName(name); ok && kept < keptCheckpoints {
+		_, whole := parseCheckpointName(name)
+		if whole && kept < keep {
 			kept++
 			continue
 		}
@@ -252,10 +254,13 @@ func removeOldCheckpoints(fs vfs.FS, dir string) error {
 			continue
 		}
 		if err := fs.Remove(path.Join(dir, name)); err != nil {
-			return fmt.Errorf("remove checkpoint: %w", err)
+			return removed, fmt.Errorf("remove checkpoint: %w", err)
+		}
+		if whole {
+			removed++
 		}
 	}
-	return nil
+	return removed, nil
 }
 
 // loadCheckpoint returns the newest checkpoint that is intact, or nil when there is

@@ -183,7 +183,7 @@ func (e *Engine) command(ctx context.Context, encode func(u *unit)) error {
 	defer e.free(u)
 	encode(u)
 	u.parts = append(u.parts, part{count: 1})
-	b, err := e.join(ctx, u, false)
+	b, err := e.join(ctx, u, frees)
 	if err != nil {
 		return err
 	}

@@ -65,6 +65,7 @@ type Engine struct {
 	nextSegment uint64
 	makeSize    int64
 	full        bool
+	lean        bool // the next segment is of the reserve
 	carried     []*segment
 	// Topic segments: the number of the next one, and those that the next checkpoint
 	// does not need any more.
@@ -181,7 +182,11 @@ func (e *Engine) resume(ctx context.Context, r *recovery) error {
 	e.nextSegment = last + 1
 	for _, s := range r.spares {
 		e.nextSegment = max(e.nextSegment, s.number+1)
-		if s.number > last && s.size >= e.o.SegmentSize {
+		clear, err := e.inClear(s)
+		if err != nil {
+			return err
+		}
+		if s.number > last && s.size >= e.o.SegmentSize && !clear {
 			e.spares = append(e.spares, s)
 			e.makeSize = min(max(e.makeSize, s.size), e.o.MaxSegmentSize)
 		} else {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path"
 	"slices"
@@ -20,17 +21,20 @@ func (e *Engine) keeperLoop(context.Context) error {
 	defer close(e.keeperDone)
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
+	tick := false
 	for {
-		if err := e.keep(); err != nil {
+		if err := e.keep(tick); err != nil {
 			e.fail(err)
 			return nil
 		}
+		tick = false
 		if wait := e.looksAgain(); wait > 0 {
 			timer.Reset(wait)
 		}
 		select {
 		case <-e.work:
 		case <-timer.C:
+			tick = true
 		case <-e.quit:
 			return nil
 		}
@@ -38,14 +42,15 @@ func (e *Engine) keeperLoop(context.Context) error {
 	}
 }
 
-func (e *Engine) keep() error {
+// keep does what there is to do. tick says that some time has passed since the last try.
+func (e *Engine) keep(tick bool) error {
 	if err := e.saveCheckpoint(); err != nil {
 		return err
 	}
 	if err := e.makeSpares(); err != nil {
 		return err
 	}
-	e.askForRoom()
+	e.askForRoom(tick)
 	return nil
 }
 
@@ -82,9 +87,18 @@ func (e *Engine) saveCheckpoint() error {
 		}
 	}
 	err := writeCheckpoint(e.fs, e.dir, s)
+	for isFull(err) {
+		given, failed := e.giveUp()
+		if failed != nil {
+			return failed
+		}
+		if !given {
+			break
+		}
+		err = writeCheckpoint(e.fs, e.dir, s)
+	}
 	switch {
 	case isFull(err):
-		e.log.Warn("checkpoint put off: the disk is full", slog.Any("dir", e.dir))
 		e.putOffCheckpoint(s)
 	case err != nil:
 		return err
@@ -93,7 +107,7 @@ func (e *Engine) saveCheckpoint() error {
 		if err := e.recycle(s); err != nil {
 			return err
 		}
-		if err := removeOldCheckpoints(e.fs, e.dir); err != nil {
+		if _, err := removeOldCheckpoints(e.fs, e.dir, keptCheckpoints); err != nil {
 			return err
 		}
 	}
@@ -114,9 +128,47 @@ func (e *Engine) saveCheckpoint() error {
 // for the next one.
 func (e *Engine) putOffCheckpoint(s *snapshot) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
+	again := e.putOff
 	e.carried = append(e.carried, s.retired...)
 	e.putOff = true
+	e.mu.Unlock()
+	if !again {
+		e.log.Warn("checkpoint put off: the disk is full", slog.Any("dir", e.dir))
+	}
+}
+
+// giveUp makes room for a checkpoint, which frees more than it takes: a segment that
+// waits to be used, as long as there is another one, then the older checkpoint, which is
+// there for the case that the newer one decays, then the last segment.
+func (e *Engine) giveUp() (given bool, err error) {
+	e.mu.Lock()
+	var s *segment
+	if n := len(e.spares); n > 1 {
+		s, e.spares = e.spares[n-1], slices.Delete(e.spares, n-1, n)
+	}
+	e.mu.Unlock()
+	if s != nil {
+		return true, e.removeSegment(s)
+	}
+	if n, err := removeOldCheckpoints(e.fs, e.dir, 1); n > 0 || err != nil {
+		return true, err
+	}
+	e.mu.Lock()
+	if len(e.spares) == 1 {
+		s, e.spares = e.spares[0], nil
+	}
+	e.mu.Unlock()
+	if s != nil {
+		return true, e.removeSegment(s)
+	}
+	return false, nil
+}
+
+func (e *Engine) removeSegment(s *segment) error {
+	if err := errors.Join(s.file.Close(), e.fs.Remove(path.Join(e.dir, s.path()))); err != nil {
+		return fmt.Errorf("remove segment: %w", err)
+	}
+	return nil
 }
 
 // recycle gives segments a new life that neither of the two newest checkpoints needs:
@@ -146,18 +198,28 @@ func (e *Engine) reuseSegment(s *segment) error {
 	enough := len(e.spares) >= maxSpares || s.size > e.o.MaxSegmentSize || s.size < e.o.SegmentSize
 	number := e.nextSegment
 	e.mu.Unlock()
-	name := segmentName(s.number)
-	if enough {
-		if err := errors.Join(s.file.Close(), e.fs.Remove(path.Join(e.dir, journalDir, name))); err != nil {
-			return fmt.Errorf("remove segment: %w", err)
-		}
-		return nil
+	if clear, err := e.inClear(s); err != nil || clear || enough {
+		return errors.Join(err, e.removeSegment(s))
 	}
-	if err := nameSegment(e.fs, e.dir, name, number); err != nil {
+	if err := nameSegment(e.fs, e.dir, segmentName(s.number), number); err != nil {
 		return err
 	}
 	e.addSpare(&segment{number: number, file: s.file, size: s.size})
 	return nil
+}
+
+// inClear reports whether a file may have messages in clear of its former life although
+// the queue is encrypted now: it must not stay.
+func (e *Engine) inClear(s *segment) (bool, error) {
+	if e.o.Master == nil {
+		return false, nil
+	}
+	var b [headerSize]byte
+	if _, err := s.file.ReadAt(b[:], 0); err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("read segment: %w", err)
+	}
+	h, ok := decodeSegment(b[:])
+	return b != [headerSize]byte{} && (!ok || h.key == 0), nil
 }
 
 // addSpare makes a segment available to the committer.
@@ -198,7 +260,7 @@ func (e *Engine) makeSpares() error {
 		switch {
 		case errors.Is(err, message.ErrDiskFull):
 			e.setFull(true)
-			return nil
+			return e.makeLean(number)
 		case err != nil:
 			return err
 		}
@@ -207,6 +269,29 @@ func (e *Engine) makeSpares() error {
 		e.mu.Unlock()
 		e.addSpare(s)
 	}
+}
+
+// makeLean makes a small segment of the reserve when there is no other: for those who
+// free space, such as a consumer that moves a message to the dead letters.
+func (e *Engine) makeLean(number uint64) error {
+	e.mu.Lock()
+	wanted := len(e.spares) == 0 && e.rolled && !e.putOff && len(e.carried) == 0
+	e.mu.Unlock()
+	if !wanted || !e.hasBytes(e.o.SegmentSize) {
+		return nil
+	}
+	s, err := makeSegment(e.fs, e.dir, number, e.o.SegmentSize, true)
+	switch {
+	case isFull(err):
+		return nil
+	case err != nil:
+		return err
+	}
+	e.mu.Lock()
+	e.lean = true
+	e.mu.Unlock()
+	e.addSpare(s)
+	return nil
 }
 
 // hurried is the time in which a segment that lasts no longer than it is used up in a
@@ -222,6 +307,10 @@ func (e *Engine) hurry() bool {
 
 // makeSpare makes a segment as large as the disk allows, down to the smallest size.
 func (e *Engine) makeSpare(number uint64, size int64) (*segment, error) {
+	if space, err := e.fs.Space(e.dir); err == nil {
+		// On a small disk a few large ones would hold all the room until all of them is free.
+		size = max(min(size, int64(min(space.Total/segmentShare, maxSegment))), e.o.SegmentSize)
+	}
 	for ; ; size = max(size/2, e.o.SegmentSize) {
 		if e.hasRoom(size) {
 			s, err := makeSegment(e.fs, e.dir, number, size, e.hurry())
@@ -250,10 +339,17 @@ func (e *Engine) hasRoom(n int64) bool {
 	return space.Free >= uint64(n)+reserve
 }
 
+// hasBytes reports whether there is room for n more bytes, the reserve included.
+func (e *Engine) hasBytes(n int64) bool {
+	space, err := e.fs.Space(e.dir)
+	return err == nil && space.Free >= uint64(n)
+}
+
 func (e *Engine) setFull(full bool) {
 	e.mu.Lock()
 	changed := e.full != full
 	e.full = full
+	e.lean = e.lean && full
 	if changed {
 		e.broadcast()
 	}
@@ -271,13 +367,17 @@ func (e *Engine) setFull(full bool) {
 
 // askForRoom asks for a checkpoint while the disk is full and it can free segments, or
 // if the last one found no room itself.
-func (e *Engine) askForRoom() {
+func (e *Engine) askForRoom(tick bool) {
 	if e.looksAgain() == 0 {
 		return
 	}
 	e.mu.Lock()
 	ask := e.full && len(e.retired)+len(e.carried) > 0 || e.putOff
+	wait := e.putOff && !tick // at once, it would find no more room than the last time
 	e.mu.Unlock()
+	if wait {
+		return
+	}
 	if ask = ask || slices.ContainsFunc(e.index.closed(), e.index.settled); !ask {
 		return
 	}

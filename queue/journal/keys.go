@@ -130,13 +130,16 @@ func (e *Engine) shred(ctx context.Context, name string) error {
 	if err := e.encrypts(); err != nil {
 		return err
 	}
+	if err := e.intend(ctx, name); err != nil {
+		return err
+	}
 	if err := e.Delete(ctx, name); err != nil && (!errors.Is(err, queue.ErrUnknownTopic) || !e.hasOrphans()) {
 		return err
 	}
 	if err := e.renew(ctx, func() error { return e.ring.Renew(ctx, false) }); err != nil {
 		return err
 	}
-	doomed := map[uint32]bool{}
+	doomed := map[uint32]bool{0: true} // also what the journal has in clear
 	for _, k := range e.ring.Keys() {
 		if k.Topic == 0 && !k.Active || k.Topic != 0 && e.index.topic(k.Topic) == nil {
 			doomed[k.ID] = true
@@ -149,6 +152,19 @@ func (e *Engine) shred(ctx context.Context, name string) error {
 		return err
 	}
 	return e.keyringFailed(e.ring.Shred(func(k Key) bool { return doomed[k.ID] }))
+}
+
+// intend makes sure that the topic has a key, also when nothing of it was copied yet. A
+// key whose topic is gone says, after an interruption, what is to be finished.
+func (e *Engine) intend(ctx context.Context, name string) error {
+	e.mu.Lock()
+	t := e.topics[name]
+	e.mu.Unlock()
+	if t == nil {
+		return nil
+	}
+	_, err := e.ring.Active(ctx, t.id)
+	return e.keyringFailed(err)
 }
 
 // hasOrphans reports whether there are keys of topics that do not exist any more.
@@ -186,12 +202,18 @@ func (x *index) lastKey() uint32 {
 	return 0
 }
 
+// under reports whether the segment has one of the keys. 0 stands for those of the
+// journal that are in clear; what other topics have in clear is their business.
+func (s *segment) under(keys map[uint32]bool) bool {
+	return keys[s.key] && (s.key != 0 || s.topic == nil)
+}
+
 // drain waits until no segment with one of the keys is left.
 func (e *Engine) drain(ctx context.Context, keys map[uint32]bool) error {
 	x := &e.index
 	x.mu.Lock()
 	for _, s := range x.segments {
-		if keys[s.key] {
+		if s.under(keys) {
 			x.copyThrough = max(x.copyThrough, s.number)
 		}
 	}
@@ -201,7 +223,7 @@ func (e *Engine) drain(ctx context.Context, keys map[uint32]bool) error {
 	for {
 		e.mu.Lock()
 		err, saved := e.usable(), e.saved
-		left := e.pending != nil || slices.ContainsFunc(e.all(), func(s *segment) bool { return keys[s.key] })
+		left := e.pending != nil || slices.ContainsFunc(e.all(), func(s *segment) bool { return s.under(keys) })
 		e.mu.Unlock()
 		switch {
 		case err != nil:

@@ -1,13 +1,18 @@
 package journal_test
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/internal/vfs"
+	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/queue"
 	"github.com/linkspan/linkspan/queue/journal"
 )
@@ -168,6 +173,80 @@ func TestShredCrash(t *testing.T) {
 		if err := e.Shred(t.Context(), "doomed"); err != nil && !errors.Is(err, queue.ErrUnknownTopic) {
 			t.Errorf("point %d: shred again: %v", point, err)
 		}
+		for _, k := range e.Keys() {
+			if !k.Active {
+				t.Errorf("point %d: key %d of topic %d is left: it opens old copies", point, k.ID, k.Topic)
+			}
+		}
 		mustClose(t, e)
+	}
+}
+
+// A topic that is shredded before anything of it was copied has no key of its own yet;
+// an interruption is finished all the same.
+func TestShredInterrupted(t *testing.T) {
+	mem := vfs.NewMem()
+	o := small(mem)
+	o.Master = master(t, 1)
+	e := mustOpen(t, o)
+	publishMarked(t, e, "doomed", 0, 30)
+	publishMarked(t, e, "kept", 0, 30)
+	deleted, cancel := context.WithCancel(t.Context())
+	g := run.NewGroup(t.Context())
+	g.Go("interrupt", func(context.Context) error {
+		for slices.Contains(e.Topics(), "doomed") {
+			runtime.Gosched()
+		}
+		cancel()
+		return nil
+	})
+	err := e.Shred(deleted, "doomed")
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("interrupted with %v", err)
+	mustClose(t, e)
+	e = mustOpen(t, o)
+	if again := e.Shred(t.Context(), "doomed"); again != nil && err != nil {
+		t.Errorf("shred again: %v", again)
+	}
+	for _, k := range e.Keys() {
+		if !k.Active {
+			t.Errorf("key %d of topic %d is left", k.ID, k.Topic)
+		}
+	}
+	mustClose(t, e)
+}
+
+// What was stored in clear before a queue was encrypted goes with the topic too.
+func TestShredWhatWasInClear(t *testing.T) {
+	mem := vfs.NewMem()
+	for _, staged := range []bool{false, true} {
+		o := small(mem)
+		if staged {
+			o = staging(mem)
+		}
+		e := mustOpen(t, o)
+		publishMarked(t, e, "doomed", 0, 60)
+		sub, err := e.Topic(t.Context(), "kept")
+		if err == nil {
+			_, err = sub.Publish(t.Context(), []message.Message{{Payload: []byte("nothing special")}})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustClose(t, e)
+		o.Master = master(t, 1)
+		e = mustOpen(t, o)
+		if err := e.Shred(t.Context(), "doomed"); err != nil {
+			t.Fatal(err)
+		}
+		mustClose(t, e)
+		for name, data := range allFiles(t, mem, "/data") {
+			if bytes.Contains(data, []byte(marker)) {
+				t.Errorf("staged %v: %s has the topic in clear", staged, name)
+			}
+		}
+		mem = vfs.NewMem()
 	}
 }

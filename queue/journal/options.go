@@ -64,6 +64,7 @@ const (
 
 	defaultReserve = 512 * mib
 	reserveShare   = 20 // of the filesystem: 5 %
+	segmentShare   = 32 // of the filesystem: the largest segment, about 3 %
 	retryFull      = time.Second
 )
 

@@ -97,7 +97,7 @@ func (t *topic) Publish(ctx context.Context, msgs []message.Message) (uint64, er
 	if err := u.publish(t, msgs); err != nil {
 		return 0, err
 	}
-	b, err := t.e.join(ctx, u, true)
+	b, err := t.e.join(ctx, u, fills)
 	if err != nil {
 		return 0, err
 	}
