@@ -83,13 +83,13 @@ func (e *Engine) take() (b *batch, due time.Time, more bool) {
 	switch {
 	case need <= e.room:
 		b.seg, b.pos = e.active, e.pos
-	case len(e.spares) > 0:
+	case len(e.spares) > 0 && grow(e.spares[0], need):
 		b.seg, b.pos, b.fresh = e.spares[0], headerSize, true
 		e.spares = slices.Delete(e.spares, 0, 1)
 		e.active, e.room, e.rolled = b.seg, b.seg.size-headerSize, true
 		signal(e.work)
 		signal(e.stage)
-	case e.full:
+	case e.full || len(e.spares) > 0:
 		e.turnAway(b)
 		return nil, due, true
 	default:
@@ -101,6 +101,20 @@ func (e *Engine) take() (b *batch, due time.Time, more bool) {
 	e.buffer = nil
 	close(b.taken)
 	return b, due, true
+}
+
+// grow makes sure that a segment has room for a frame that is larger than it. It reports
+// false when the disk has not: found out by the write itself, that would be the end.
+func grow(s *segment, need int64) bool {
+	size := headerSize + need
+	if size <= s.size {
+		return true
+	}
+	err := s.file.Allocate(size)
+	if err == nil {
+		s.size = size
+	}
+	return !isFull(err)
 }
 
 // turnAway refuses a batch for which there is no room. Nothing of it was written and

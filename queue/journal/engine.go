@@ -180,18 +180,8 @@ func (e *Engine) resume(ctx context.Context, r *recovery) error {
 		}
 	}
 	e.nextSegment = last + 1
-	for _, s := range r.spares {
-		e.nextSegment = max(e.nextSegment, s.number+1)
-		clear, err := e.inClear(s)
-		if err != nil {
-			return err
-		}
-		if s.number > last && s.size >= e.o.SegmentSize && !clear {
-			e.spares = append(e.spares, s)
-			e.makeSize = min(max(e.makeSize, s.size), e.o.MaxSegmentSize)
-		} else {
-			e.retired = append(e.retired, s)
-		}
+	if err := e.takeSpares(r.spares, last); err != nil {
+		return err
 	}
 	for number := range r.files {
 		if e.index.live(placeOf(number, 0)) == nil && !slices.ContainsFunc(r.spares, func(s *segment) bool { return s.number == number }) {
@@ -201,6 +191,24 @@ func (e *Engine) resume(ctx context.Context, r *recovery) error {
 		}
 	}
 	return r.discardStaged()
+}
+
+// takeSpares makes ready what waited to be used. What does not fit is freed.
+func (e *Engine) takeSpares(spares []*segment, last uint64) error {
+	for _, s := range spares {
+		e.nextSegment = max(e.nextSegment, s.number+1)
+		open, err := e.inClear(s)
+		if err != nil {
+			return err
+		}
+		if s.number > last && s.size >= e.o.SegmentSize && !open {
+			e.spares = append(e.spares, s)
+			e.makeSize = min(max(e.makeSize, s.size), e.o.MaxSegmentSize)
+		} else {
+			e.retired = append(e.retired, s)
+		}
+	}
+	return nil
 }
 
 // retire opens a segment that holds nothing any more, to be used again.

@@ -198,7 +198,7 @@ func (e *Engine) reuseSegment(s *segment) error {
 	enough := len(e.spares) >= maxSpares || s.size > e.o.MaxSegmentSize || s.size < e.o.SegmentSize
 	number := e.nextSegment
 	e.mu.Unlock()
-	if clear, err := e.inClear(s); err != nil || clear || enough {
+	if open, err := e.inClear(s); err != nil || open || enough {
 		return errors.Join(err, e.removeSegment(s))
 	}
 	if err := nameSegment(e.fs, e.dir, segmentName(s.number), number); err != nil {
