@@ -104,17 +104,11 @@ func (e *Engine) take() (b *batch, due time.Time, more bool) {
 }
 
 // grow makes sure that a segment has room for a frame that is larger than it. It reports
-// false when the disk has not: found out by the write itself, that would be the end.
+// false when the disk has not: found out by the write itself, that would be the end. The
+// size that the segment's header will promise stays what is stable.
 func grow(s *segment, need int64) bool {
 	size := headerSize + need
-	if size <= s.size {
-		return true
-	}
-	err := s.file.Allocate(size)
-	if err == nil {
-		s.size = size
-	}
-	return !isFull(err)
+	return size <= s.size || !isFull(s.file.Allocate(size))
 }
 
 // turnAway refuses a batch for which there is no room. Nothing of it was written and
