@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/linkspan/linkspan/internal/config"
@@ -27,29 +28,31 @@ func (s together) Handle(context.Context, *message.Batch) error {
 // Lanes that meet one outage together shut the gate once, and an Open that works does
 // not reset the backoff of a Handle that does not.
 func TestGate(t *testing.T) {
-	const lanes = 8
-	var all sync.WaitGroup
-	inner := together{&all}
-	s := &sink{
-		plan: &SinkPlan{Name: "a"}, handler: inner, inner: inner, log: slog.New(slog.DiscardHandler),
-		backoff: config.Backoff{Min: time.Millisecond, Max: time.Second},
-	}
-	for round := range 3 {
-		all.Add(lanes)
-		var wg sync.WaitGroup
-		for range lanes {
-			wg.Go(func() {
-				if err := s.send(t.Context(), &message.Batch{Messages: make([]message.Message, 1)}); !message.IsUnavailable(err) {
-					t.Errorf("%v", err)
-				}
-			})
+	synctest.Test(t, func(t *testing.T) {
+		const lanes = 8
+		var all sync.WaitGroup
+		inner := together{&all}
+		s := &sink{
+			plan: &SinkPlan{Name: "a"}, handler: inner, inner: inner, log: slog.New(slog.DiscardHandler),
+			backoff: config.Backoff{Min: time.Millisecond, Max: time.Second},
 		}
-		wg.Wait()
-		if want := time.Millisecond << round; s.wait != want {
-			t.Fatalf("after outage %d the gate is shut for %v, want %v", round+1, s.wait, want)
+		for round := range 3 {
+			all.Add(lanes)
+			var wg sync.WaitGroup
+			for range lanes {
+				wg.Go(func() {
+					if err := s.send(t.Context(), &message.Batch{Messages: make([]message.Message, 1)}); !message.IsUnavailable(err) {
+						t.Errorf("%v", err)
+					}
+				})
+			}
+			wg.Wait()
+			if want := time.Millisecond << round; s.wait != want {
+				t.Fatalf("after outage %d the gate is shut for %v, want %v", round+1, s.wait, want)
+			}
+			for time.Until(s.shut) > 0 {
+				<-time.After(time.Until(s.shut))
+			}
 		}
-		for time.Until(s.shut) > 0 {
-			<-time.After(time.Until(s.shut))
-		}
-	}
+	})
 }
