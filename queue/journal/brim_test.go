@@ -15,6 +15,31 @@ import (
 	"github.com/linkspan/linkspan/queue/journal"
 )
 
+// filled opens a queue and publishes until the disk, which has a bound then, is full.
+func filled(ctx context.Context, t *testing.T, o journal.Options, l *ledger, bound func()) (*journal.Engine, queue.Topic, queue.Subscription) {
+	t.Helper()
+	e, err := journal.Open(ctx, "/data", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	topic, err := e.Topic(ctx, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub, err := topic.Subscribe(ctx, "s", queue.SubOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bound()
+	for i := 0; err == nil; i++ {
+		err = l.publish(ctx, topic, fmt.Sprint("m", i))
+	}
+	if !errors.Is(err, message.ErrDiskFull) {
+		t.Fatal(err)
+	}
+	return e, topic, sub
+}
+
 // TestDiskFullToTheBrim fills the disk to its last byte, as somebody else may do. What
 // consumers settle has to free space all the same, which needs a checkpoint, which needs
 // space.
@@ -35,25 +60,7 @@ func TestDiskFullToTheBrim(t *testing.T) {
 			if staged {
 				o = staging(disk)
 			}
-			e, err := journal.Open(ctx, "/data", o)
-			if err != nil {
-				t.Fatal(err)
-			}
-			topic, err := e.Topic(ctx, "a")
-			if err != nil {
-				t.Fatal(err)
-			}
-			sub, err := topic.Subscribe(ctx, "s", queue.SubOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			mem.SetCapacity(128 << 10)
-			for i := 0; err == nil; i++ {
-				err = l.publish(ctx, topic, fmt.Sprint("m", i))
-			}
-			if !errors.Is(err, message.ErrDiskFull) {
-				t.Fatal(err)
-			}
+			e, topic, sub := filled(ctx, t, o, l, func() { mem.SetCapacity(128 << 10) })
 			space, err := mem.Space("/")
 			if err != nil {
 				t.Fatal(err)
@@ -99,27 +106,9 @@ func TestMovesOnAFullDisk(t *testing.T) {
 	defer cancel()
 	o := small(mem)
 	o.Reserve, o.SegmentSize, o.MaxSegmentSize = 256<<10, 32<<10, 32<<10
-	e, err := journal.Open(ctx, "/data", o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	topic, err := e.Topic(ctx, "a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	e, _, sub := filled(ctx, t, o, l, func() { mem.SetCapacity(1 << 20) })
 	dead, err := e.Topic(ctx, "dead")
 	if err != nil {
-		t.Fatal(err)
-	}
-	sub, err := topic.Subscribe(ctx, "s", queue.SubOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	mem.SetCapacity(1 << 20)
-	for i := 0; err == nil; i++ {
-		err = l.publish(ctx, topic, fmt.Sprint("m", i))
-	}
-	if !errors.Is(err, message.ErrDiskFull) {
 		t.Fatal(err)
 	}
 	moved := 0
