@@ -298,7 +298,8 @@ func (e *Engine) adopt(t *topic) {
 		return
 	}
 	t.e = e
-	t.options.Store(&t.o)
+	o := t.o // a copy: readers have no lock
+	t.options.Store(&o)
 	t.known.window = t.o.Dedup
 	e.topics[t.name] = t
 	e.lastTopic = max(e.lastTopic, t.id)
