@@ -71,6 +71,8 @@ type Env struct {
 	Listeners *Listeners
 	// MaxMessage is the largest payload that the queue takes, in bytes.
 	MaxMessage int64
+	// Replies joins the replies of the pipeline to requests that wait for them.
+	Replies *Replies
 }
 
 // Spec describes a connector: one value per folder, collected in connectors/all.
@@ -94,6 +96,8 @@ type Traits struct {
 	Confirms bool
 	// Headers: the protocol carries user headers (sink).
 	Headers bool
+	// Carries says where the protocol has the properties of a message.
+	Carries Properties
 	// OrderKey names what orders messages by default (source): "client and topic",
 	// "file", "" for none. The source puts it into Message.Key.
 	OrderKey string

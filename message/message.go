@@ -6,6 +6,9 @@ import (
 	"time"
 )
 
+// NormalPriority is the priority of a message whose sender says nothing, as in JMS.
+const NormalPriority = 4
+
 // Message is one unit of data with its properties. The zero value is an empty
 // message. Property names follow JMS, AMQP and MQTT 5, which agree on them.
 //
@@ -31,7 +34,8 @@ type Message struct {
 	CorrelationID string
 	// ReplyTo is the address that a reply should be sent to.
 	ReplyTo string
-	// Priority is 0 (lowest) to 9 (highest), 4 being normal, as in JMS.
+	// Priority is 0 (lowest) to 9 (highest), 4 being normal, as in JMS. A source whose
+	// protocol or sender says nothing sets NormalPriority.
 	Priority uint8
 	// Expires is when the message loses its worth. Zero means never.
 	Expires time.Time

@@ -64,6 +64,7 @@ func mayImport() []struct {
 		{"internal/layers", nil},
 		{"cmd/linkspan", append(slices.Clone(low), "pipelines", "internal/console", "internal/telemetry", "connectors", "connectors/all", "transform/all", "queue", "queue/journal")},
 		{"test", nil},
+		{"test/brokers/brokersenv", nil},
 	}
 }
 
@@ -82,6 +83,11 @@ func doors() map[string][]string {
 		"github.com/eclipse/paho.mqtt.golang": {"connectors/mqtt"},
 		"github.com/ThreeDotsLabs/watermill":  {"connectors/watermill", "queue/watermill"},
 		"github.com/go-stomp/stomp":           {"connectors/stomp"},
+		"github.com/rabbitmq/amqp091-go":      {"connectors/amqp091"},
+		"github.com/Azure/go-amqp":            {"connectors/amqp1"},
+		"github.com/twmb/franz-go":            {"connectors/kafka"},
+		"golang.org/x/oauth2":                 {"connectors/http", "connectors/kafka"},
+		"github.com/golang-jwt/jwt":           {"connectors/http"},
 		"github.com/klauspost/compress":       {"queue/journal"},
 		"github.com/pkg/errors":               {},
 		"github.com/stretchr/testify":         {},
