@@ -12,7 +12,7 @@ BATTERY ?= long
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE := $(shell command -v "$$($(GO) env CC)" >/dev/null 2>&1 && echo -race)
 
-.PHONY: build demo test lint fmt bench test-long fuzz
+.PHONY: build demo test test-brokers lint fmt bench test-long fuzz
 
 build: ## build bin/linkspan
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/linkspan ./cmd/linkspan
@@ -23,6 +23,9 @@ demo: build ## run the quickstart from end to end and show what happens
 test: ## run all tests, the race detector on
 	@[ -n "$(RACE)" ] || echo "no C compiler: the race detector is off" >&2
 	$(GO) test $(RACE) ./...
+
+test-brokers: ## run the tests that need real brokers (Debian 12; installs them)
+	./test/brokers/test.sh
 
 lint: ## run the linters and check the format
 	$(TOOL) golangci-lint run ./...

@@ -94,7 +94,7 @@ type Traits struct {
 	Answers bool
 	// Confirms: nil from Handle means that the peer has it (sink).
 	Confirms bool
-	// Headers: the protocol carries user headers (sink).
+	// Headers: the protocol carries user headers.
 	Headers bool
 	// Carries says where the protocol has the properties of a message.
 	Carries Properties

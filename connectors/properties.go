@@ -35,12 +35,12 @@ func KindsOf(kinds ...message.Kind) (set Kinds) {
 }
 
 // TextOnly is the set of protocols whose headers are text.
-func TextOnly() Kinds { return KindsOf(message.KindString) }
+func TextOnly() Kinds { return 0 }
 
 // AllKinds is the set of protocols whose headers have types.
 func AllKinds() Kinds {
 	return KindsOf(message.KindNull, message.KindString, message.KindBytes, message.KindBool, message.KindInt, message.KindFloat, message.KindTime)
 }
 
-// Has reports whether k is in the set.
-func (s Kinds) Has(k message.Kind) bool { return s&(1<<k) != 0 }
+// Has reports whether k is in the set. Text always is.
+func (s Kinds) Has(k message.Kind) bool { return k == message.KindString || s&(1<<k) != 0 }

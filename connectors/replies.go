@@ -16,11 +16,17 @@ import (
 // as one after a restart, is refused, so that the pipeline dead-letters it.
 type Replies struct {
 	mu      sync.Mutex
-	waiting map[string]chan message.Message
+	waiting map[string]chan reply
+}
+
+// reply is a message, or why there will be none.
+type reply struct {
+	msg message.Message
+	err error
 }
 
 // NewReplies returns an empty table.
-func NewReplies() *Replies { return &Replies{waiting: map[string]chan message.Message{}} }
+func NewReplies() *Replies { return &Replies{waiting: map[string]chan reply{}} }
 
 // Request is one wait for a reply.
 type Request struct {
@@ -28,23 +34,23 @@ type Request struct {
 	CorrelationID string
 
 	table *Replies
-	reply chan message.Message
+	reply chan reply
 }
 
 // Expect begins to wait.
 func (r *Replies) Expect() *Request {
-	q := &Request{CorrelationID: "linkspan-" + rand.Text(), table: r, reply: make(chan message.Message, 1)}
+	q := &Request{CorrelationID: "linkspan-" + rand.Text(), table: r, reply: make(chan reply, 1)}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.waiting[q.CorrelationID] = q.reply
 	return q
 }
 
-// Wait returns the reply, or the error of ctx.
+// Wait returns the reply, the error that Fail was given, or the error of ctx.
 func (q *Request) Wait(ctx context.Context) (message.Message, error) {
 	select {
-	case m := <-q.reply:
-		return m, nil
+	case r := <-q.reply:
+		return r.msg, r.err
 	case <-ctx.Done():
 		return message.Message{}, ctx.Err()
 	}
@@ -64,13 +70,25 @@ var ErrNoRequest = errors.New("no request waits for this reply")
 // Deliver hands a copy of the reply to the request with its correlation id. The first
 // reply wins.
 func (r *Replies) Deliver(m *message.Message) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	waiter, ok := r.waiting[m.CorrelationID]
-	if !ok {
+	if !r.answer(m.CorrelationID, reply{msg: m.Clone()}) {
 		return ErrNoRequest
 	}
-	delete(r.waiting, m.CorrelationID)
-	waiter <- m.Clone()
 	return nil
+}
+
+// Fail tells the request with this correlation id, if one waits, that there will be no
+// reply, and why.
+func (r *Replies) Fail(correlationID string, err error) {
+	r.answer(correlationID, reply{err: err})
+}
+
+func (r *Replies) answer(correlationID string, with reply) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	waiter, ok := r.waiting[correlationID]
+	if ok {
+		delete(r.waiting, correlationID)
+		waiter <- with
+	}
+	return ok
 }

@@ -109,7 +109,7 @@ func benchLane(b *testing.B, yaml string, records []queue.Record) {
 	if report.Failed() {
 		b.Fatal(report.Problems()[0].Text())
 	}
-	r, err := newRunning(d.Plans[0], &Options{Logger: slog.New(slog.DiscardHandler), DataDir: b.TempDir()}, connectors.NewListeners(), func(err error) { b.Fatal(err) })
+	r, err := newRunning(d.Plans[0], &Options{Logger: slog.New(slog.DiscardHandler), DataDir: b.TempDir()}, connectors.NewListeners(), connectors.NewReplies(), func(err error) { b.Fatal(err) })
 	if err != nil {
 		b.Fatal(err)
 	}

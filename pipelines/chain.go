@@ -257,23 +257,27 @@ func (s *sinkBench) steps(ctx context.Context, parts []*sinkPart, plan *SinkPlan
 func (s *sinkBench) leave(p *sinkPart, plan *SinkPlan) {
 	m := p.item.Message
 	m.Payload = p.item.Payload()
-	m.Headers = s.selectHeaders(m.Headers, p.item.Written(), plan)
+	m.Headers = s.selectHeaders(&m, p.item.Written(), plan)
 	s.out.Messages = append(s.out.Messages, m)
 	s.sent = append(s.sent, p)
 }
 
 // selectHeaders keeps the headers that may leave: those that the sink lists, those
-// that a step wrote, and the trace context.
-func (s *sinkBench) selectHeaders(all message.Headers, written []string, plan *SinkPlan) message.Headers {
-	if len(all) == 0 {
-		return nil
-	}
+// that a step wrote, and the trace context. It adds the properties for which the sink's
+// protocol has no place.
+func (s *sinkBench) selectHeaders(m *message.Message, written []string, plan *SinkPlan) message.Headers {
 	first := len(s.headers)
-	for i := range all {
-		name := all[i].Name
+	for i := range m.Headers {
+		name := m.Headers[i].Name
 		if name == "traceparent" || name == "tracestate" || slices.Contains(written, name) || slices.Contains(plan.Headers, name) {
-			s.headers = append(s.headers, all[i])
+			s.headers = append(s.headers, m.Headers[i])
 		}
+	}
+	if plan.Traits.Headers {
+		s.headers = carry(s.headers, first, m, &plan.Traits.Carries)
+	}
+	if len(s.headers) == first {
+		return nil
 	}
 	return s.headers[first:len(s.headers):len(s.headers)]
 }

@@ -58,7 +58,7 @@ type pipelineFile struct {
 	In       config.Node `yaml:"in,required"`
 	Steps    config.Node `yaml:"steps"`
 	Route    config.Node `yaml:"route"`
-	Out      config.Node `yaml:"out,required"`
+	Out      config.Node `yaml:"out"`
 	Delivery config.Node `yaml:"delivery"`
 }
 
@@ -234,7 +234,13 @@ func (c *planner) compileRoute(sc *transform.Compiler) {
 	for _, f := range c.file.Out.Fields() {
 		names = append(names, f.Name)
 	}
+	if c.impliesReply() {
+		names = append(names, routing.Reply)
+	}
 	if len(names) == 0 {
+		if c.file.Out.IsZero() {
+			c.report.Errorf(c.root, "LS1111", "add `out:`, or a route to reply", "the key \"out\" is missing")
+		}
 		return
 	}
 	c.plan.Route = routing.Compile(c.file.Route, c.root, names, sc.Scope, c.report)
@@ -317,8 +323,8 @@ func (c *planner) compileSource(f config.Field) (received, after *schemas.Type) 
 
 // endpoint finds the connector among the keys of an input or output.
 func (c *planner) endpoint(f config.Field, others []string, fits func(connectors.Spec) bool) (connectors.Spec, config.Node) {
-	if !regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$`).MatchString(f.Name) || f.Name == routing.DeadLetter {
-		c.report.Errorf(f.Key, "LS1320", "use letters, digits, - and _; dead_letter is reserved", "%q is not a name for an input or output", f.Name)
+	if !regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$`).MatchString(f.Name) || f.Name == routing.DeadLetter || f.Name == routing.Reply {
+		c.report.Errorf(f.Key, "LS1320", "use letters, digits, - and _; dead_letter and reply are reserved", "%q is not a name for an input or output", f.Name)
 	}
 	var fitting []string
 	for _, s := range c.reg.Connectors {

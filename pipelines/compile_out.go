@@ -7,11 +7,15 @@ import (
 	"github.com/linkspan/linkspan/internal/config"
 	"github.com/linkspan/linkspan/internal/expression"
 	"github.com/linkspan/linkspan/internal/jsonscan"
+	"github.com/linkspan/linkspan/routing"
 	"github.com/linkspan/linkspan/schemas"
 	"github.com/linkspan/linkspan/transform"
 )
 
 func (c *planner) compileSinks(t *schemas.Type) {
+	if c.impliesReply() {
+		defer func() { c.plan.Sinks = append(c.plan.Sinks, replyPlan()) }() // behind those of out, as in the route
+	}
 	if c.file.Out.IsZero() {
 		return
 	}
@@ -28,7 +32,14 @@ func (c *planner) compileSink(f config.Field, t *schemas.Type) {
 	paths := &jsonscan.Builder{}
 	sc := c.stepCompiler(t, paths)
 	s := SinkPlan{Name: f.Name}
-	connector, node := c.endpoint(f, []string{"steps", "headers"}, func(s connectors.Spec) bool { return s.Sink != nil })
+	var connector connectors.Spec
+	var node config.Node
+	if f.Name == routing.Reply {
+		s = replyPlan()
+		c.onlyKeys(f.Value, "steps", "headers")
+	} else {
+		connector, node = c.endpoint(f, []string{"steps", "headers"}, func(s connectors.Spec) bool { return s.Sink != nil })
+	}
 	s.Steps = c.compileSteps(f.Value.Get("steps"), "out."+f.Name+".steps", sc)
 	if connector.Name != "" {
 		if connector.Sink == nil {

@@ -117,6 +117,7 @@ func (l *lane) storeSome(ctx context.Context, dead []deadLetter) error {
 	for i := range dead {
 		d := &dead[i]
 		l.run.count.dead(d.code)
+		l.run.replies.Fail(d.msg.CorrelationID, &message.Reason{Code: d.code, Text: "the request, or its reply, is in the dead letters", Permanent: true})
 		l.logDead(ctx, d)
 		if l.tally.Settle(d.unit.origin) {
 			l.run.finished(d.unit)

@@ -49,6 +49,7 @@ type Options struct {
 type Engine struct {
 	options   Options
 	listeners *connectors.Listeners
+	replies   *connectors.Replies
 	pipelines []*running
 	ready     atomic.Bool
 	failed    chan error
@@ -60,9 +61,9 @@ func New(o Options, plans []*Plan) (*Engine, error) {
 	if o.MaxMessage == 0 {
 		o.MaxMessage = 16 << 20
 	}
-	e := &Engine{options: o, listeners: connectors.NewListeners(), failed: make(chan error, 1)}
+	e := &Engine{options: o, listeners: connectors.NewListeners(), replies: connectors.NewReplies(), failed: make(chan error, 1)}
 	for _, p := range plans {
-		r, err := newRunning(p, &e.options, e.listeners, e.fail)
+		r, err := newRunning(p, &e.options, e.listeners, e.replies, e.fail)
 		if err != nil {
 			return nil, err
 		}

@@ -73,6 +73,9 @@ func (s fakeSource) Run(ctx context.Context, next message.Handler) error {
 	}
 	for from := 0; from < len(s.f.input); from += 7 {
 		b := message.Batch{Messages: slices.Clone(s.f.input[from:min(from+7, len(s.f.input))])}
+		for i := range b.Messages {
+			b.Messages[i].Priority = message.NormalPriority
+		}
 		if err := next.Handle(ctx, &b); err != nil {
 			return err
 		}

@@ -27,6 +27,7 @@ type running struct {
 	plan         *Plan
 	log          *slog.Logger
 	queue        queue.Engine
+	replies      *connectors.Replies
 	topic, dead  queue.Topic
 	subscription queue.Subscription
 	operator     queue.Subscription
@@ -62,9 +63,9 @@ type source struct {
 
 func (r *running) stopping() bool { return r.stopped.Load() }
 
-func newRunning(p *Plan, o *Options, listeners *connectors.Listeners, fail func(error)) (*running, error) {
+func newRunning(p *Plan, o *Options, listeners *connectors.Listeners, replies *connectors.Replies, fail func(error)) (*running, error) {
 	r := &running{
-		plan: p, queue: o.Queue, fail: fail, seed: maphash.MakeSeed(), room: make(chan struct{}, 1),
+		plan: p, queue: o.Queue, fail: fail, replies: replies, seed: maphash.MakeSeed(), room: make(chan struct{}, 1),
 		log:       o.Logger.With(slog.String("pipeline", p.Name)),
 		telemetry: &telemetry{tracer: o.Tracer, pipeline: p.Name},
 	}
@@ -74,7 +75,7 @@ func newRunning(p *Plan, o *Options, listeners *connectors.Listeners, fail func(
 			return connectors.Env{}, &EnvironmentError{fmt.Errorf("make state directory: %w", err)}
 		}
 		return connectors.Env{
-			Pipeline: p.Name, Name: name, Dir: dir, Listeners: listeners, MaxMessage: o.MaxMessage,
+			Pipeline: p.Name, Name: name, Dir: dir, Listeners: listeners, Replies: replies, MaxMessage: o.MaxMessage,
 			Logger: r.log.With(slog.String(kind, name)),
 		}, nil
 	}

@@ -24,16 +24,19 @@ const (
 // maxDelay bounds what a sender may ask for.
 const maxDelay = 366 * 24 * time.Hour
 
-// schedule turns the headers into properties of the message.
+// schedule turns linkspan's own headers into properties of the message.
 func schedule(m *message.Message, now time.Time) error {
 	if !slices.ContainsFunc(m.Headers, isScheduled) {
 		return nil
+	}
+	if err := unfold(m); err != nil {
+		return err
 	}
 	kept := make(message.Headers, 0, len(m.Headers))
 	for i, h := range m.Headers {
 		name := strings.ToLower(h.Name)
 		switch name {
-		case headerPriority, headerDelay, headerTTL, headerID:
+		case headerPriority, headerDelay, headerTTL, headerID, headerCorrelation, headerReplyTo, headerContentType, headerExpires:
 		default:
 			kept = append(kept, h)
 			continue
@@ -42,7 +45,11 @@ func schedule(m *message.Message, now time.Time) error {
 		if slices.ContainsFunc(m.Headers[:i], again) { // which of them was meant?
 			return badSchedule(name, "there once at most")
 		}
-		if err := apply(m, name, h.Value.Text(), now); err != nil {
+		text := h.Value.Text()
+		if h.Value.Kind() == message.KindBytes {
+			text, _ = h.Value.Raw()
+		}
+		if err := apply(m, name, text, now); err != nil {
 			return err
 		}
 	}
@@ -79,6 +86,18 @@ func apply(m *message.Message, name, value string, now time.Time) error {
 			return badSchedule(name, "1 to 255 bytes")
 		}
 		m.ID = value
+	case headerCorrelation:
+		m.CorrelationID = value
+	case headerReplyTo:
+		m.ReplyTo = value
+	case headerContentType:
+		m.ContentType = value
+	case headerExpires:
+		t, err := time.Parse(time.RFC3339Nano, value)
+		if err != nil {
+			return badSchedule(name, "an instant as in RFC 3339")
+		}
+		m.Expires = t
 	}
 	return nil
 }

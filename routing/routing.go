@@ -16,6 +16,10 @@ import (
 // looked at.
 const DeadLetter = "dead_letter"
 
+// Reply is the name of the reserved sink that answers the request a message came from,
+// or replies to by its correlation id.
+const Reply = "reply"
+
 // Destination is where a rule sends messages: to sinks, to the dead letters, or
 // nowhere for a stated reason.
 type Destination struct {

@@ -148,7 +148,7 @@ func withEnv(ctx context.Context, verb string, io stdio, f func(context.Context,
 	// commands at once must not push each other out.
 	env := connectors.Env{
 		Pipeline: "cli", Name: fmt.Sprintf("%s-%d", verb, os.Getpid()), Dir: dir, MaxMessage: maxMessage,
-		Logger: newLogger(io.err, slog.LevelWarn), Listeners: connectors.NewListeners(),
+		Logger: newLogger(io.err, slog.LevelWarn), Listeners: connectors.NewListeners(), Replies: connectors.NewReplies(),
 	}
 	return errors.Join(f(ctx, env), env.Listeners.Close(), os.RemoveAll(dir))
 }

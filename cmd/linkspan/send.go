@@ -215,7 +215,7 @@ func (f *sendFlags) batch(payloads [][]byte) *message.Batch {
 		headers.Add(name, message.String(value))
 	}
 	for i, p := range payloads {
-		b.Messages[i] = message.Message{Time: now, Priority: 4, Attempt: 1, ContentType: f.contentType, Headers: headers.Clone(), Payload: p}
+		b.Messages[i] = message.Message{Time: now, Priority: message.NormalPriority, Attempt: 1, ContentType: f.contentType, Headers: headers.Clone(), Payload: p}
 		if !f.hasPayload {
 			b.Messages[i].Key = []byte("stdin") // lines keep their order
 		}

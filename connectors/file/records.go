@@ -37,7 +37,7 @@ func (s *source) gather(last bool) error {
 func (s *source) add(record []byte, now time.Time) error {
 	m := message.Message{
 		Key: s.key, Topic: s.cfg.Path, Time: now, ContentType: "application/json",
-		Priority: 4, Source: s.env.Name, Attempt: 1, Payload: record,
+		Priority: message.NormalPriority, Source: s.env.Name, Attempt: 1, Payload: record,
 	}
 	switch s.cfg.Format {
 	case formatLines:

@@ -27,7 +27,7 @@ func (g *generator) fill(b *message.Batch, n int, made int64) {
 		seq := made + int64(i) + 1
 		m := message.Message{
 			ID: "gen-" + strconv.FormatInt(seq, 10), Topic: "generate", Time: now, ContentType: "application/json",
-			Priority: 4, Source: g.source, Attempt: 1,
+			Priority: message.NormalPriority, Source: g.source, Attempt: 1,
 		}
 		at := len(g.bytes)
 		if g.counter {

@@ -16,8 +16,19 @@ import (
 func Spec() connectors.Spec {
 	return connectors.Spec{
 		Name:   "http",
-		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, Answers: true}, sourceDefaults, newSource),
-		Sink:   connectors.SinkOf(connectors.Traits{Confirms: true, Headers: true}, sinkDefaults, newSink),
+		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, Answers: true, Headers: true, Carries: carries()}, sourceDefaults, newSource),
+		Sink:   connectors.SinkOf(connectors.Traits{Confirms: true, Headers: true, Carries: carries()}, sinkDefaults, newSink),
+	}
+}
+
+func carries() connectors.Properties {
+	return connectors.Properties{
+		ID: "header Idempotency-Key", ContentType: "header Content-Type", Kinds: connectors.TextOnly(), Repeats: true,
+		Notes: []string{
+			"Header names arrive in lower case (RFC 9110 §5.1).",
+			"Headers that frame the request (RFC 9110 §7.6.1), Host and Content-Length are refused by the output.",
+			"A message without a content type leaves as application/octet-stream.",
+		},
 	}
 }
 
@@ -39,6 +50,9 @@ type SourceConfig struct {
 	MaxInFlight int `yaml:"max_in_flight"`
 	// ReadTimeout is how long a client may take to send a body. Default: 30s.
 	ReadTimeout time.Duration `yaml:"read_timeout"`
+	// Reply makes a request wait for the pipeline's reply, which becomes the response.
+	// Default: 202 as soon as the message is stored.
+	Reply *ReplyConfig `yaml:"reply"`
 	// Wait is how long a request waits for room in the queue before it is answered
 	// with 503. Default: 5s.
 	Wait time.Duration `yaml:"wait"`
@@ -63,6 +77,13 @@ type Auth struct {
 type Basic struct {
 	User     string        `yaml:"user,required"`
 	Password config.Secret `yaml:"password,required"`
+}
+
+// ReplyConfig is how a request waits for its reply.
+type ReplyConfig struct {
+	// Timeout is how long a request waits; then it is answered with 504, and its reply,
+	// should it come, is dead-lettered. Default: 30s.
+	Timeout time.Duration `yaml:"timeout"`
 }
 
 func sourceDefaults() SourceConfig {
@@ -92,6 +113,9 @@ func (c *SourceConfig) Check(n config.Node, r *config.Report) {
 	}
 	if c.MaxInFlight < 1 || c.ReadTimeout <= 0 || c.Wait <= 0 {
 		r.Errorf(n, "LS1150", "leave them out to get the defaults", "max_in_flight, read_timeout and wait must be more than zero")
+	}
+	if c.Reply != nil && (c.Reply.Timeout <= 0 || c.Reply.Timeout > time.Hour) {
+		r.Errorf(n.Get("reply"), "LS1150", "write 30s", "reply.timeout must be more than zero and at most 1h")
 	}
 	c.Auth.check(n.Get("auth"), r)
 }

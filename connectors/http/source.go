@@ -117,6 +117,10 @@ func (s *source) serve(ctx context.Context, next message.Handler, w http.Respons
 		a.write(w)
 		return
 	}
+	if s.cfg.Reply != nil {
+		s.request(ctx, next, k, w, r)
+		return
+	}
 	if a := s.handOn(ctx, next, k, r); a != nil {
 		a.write(w)
 		return

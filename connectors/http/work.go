@@ -21,6 +21,8 @@ const (
 	keepBody = 64 << 10
 	// maxID is the longest Idempotency-Key that is taken, in bytes.
 	maxID = 255
+	// replyTimeout is how long a request waits for its reply unless it is said.
+	replyTimeout = 30 * time.Second
 )
 
 // work is what one request needs, used again by later ones.
@@ -58,7 +60,7 @@ func (s *source) read(ctx context.Context, k *work, w http.ResponseWriter, r *ht
 	k.headers = appendHeaders(k.headers, r.Header)
 	k.batch.Messages[0] = message.Message{
 		ID: id, Topic: r.URL.Path, Time: time.Now(), ContentType: r.Header.Get("Content-Type"),
-		Priority: 4, Source: s.env.Name, Attempt: 1, Headers: k.headers, Payload: k.body,
+		Priority: message.NormalPriority, Source: s.env.Name, Attempt: 1, Headers: k.headers, Payload: k.body,
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ func newBundles() *sync.Pool { return &sync.Pool{New: func() any { return &bundl
 // add copies a publication into the batch and returns its index.
 func (b *bundle) add(p *publication, topic *topicInfo, source string, now time.Time) int {
 	b.batch.Messages = append(b.batch.Messages, message.Message{
-		Key: topic.key, Topic: topic.name, Time: now, Priority: 4, Source: source, Attempt: 1,
+		Key: topic.key, Topic: topic.name, Time: now, Priority: message.NormalPriority, Source: source, Attempt: 1,
 	})
 	i := len(b.batch.Messages) - 1
 	m := &b.batch.Messages[i]

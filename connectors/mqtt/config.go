@@ -15,9 +15,21 @@ func Spec() connectors.Spec {
 	sessions := &book{sessions: map[string]*receipts{}}
 	return connectors.Spec{
 		Name: "mqtt",
-		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, OrderKey: "client and topic"}, sourceDefaults,
+		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, Headers: true, Carries: carries(), OrderKey: "client and topic"}, sourceDefaults,
 			func(c SourceConfig, e connectors.Env) (connectors.Source, error) { return newSource(c, e, sessions) }),
-		Sink: connectors.SinkOf(connectors.Traits{Confirms: true, Headers: true}, sinkDefaults, newSink),
+		Sink: connectors.SinkOf(connectors.Traits{Confirms: true, Headers: true, Carries: carries()}, sinkDefaults, newSink),
+	}
+}
+
+func carries() connectors.Properties {
+	return connectors.Properties{
+		CorrelationID: "Correlation Data", ReplyTo: "Response Topic", ContentType: "Content Type", Expires: "Message Expiry Interval",
+		Kinds: connectors.TextOnly(), Repeats: true,
+		Notes: []string{
+			"The expiry leaves in whole seconds, rounded down to no less than one.",
+			"A reply address with + or #, which is no topic, is refused.",
+			"MQTT 3.1.1 carries the payload and nothing else: no property and no header.",
+		},
 	}
 }
 
@@ -232,6 +244,8 @@ func (c *SourceConfig) Traits(t connectors.Traits) connectors.Traits {
 // headers.
 func (c *SinkConfig) Traits(t connectors.Traits) connectors.Traits {
 	t.Confirms = c.QoS > 0
-	t.Headers = c.Version != "3.1.1"
+	if c.Version == "3.1.1" {
+		t.Headers, t.Carries = false, connectors.Properties{}
+	}
 	return t
 }

@@ -334,7 +334,7 @@ func (p *peer) publishWill(ctx context.Context) {
 	}
 	topic := string(p.will.topic)
 	m := message.Message{
-		Key: []byte(p.clientID + "\x00" + topic), Topic: topic, Time: time.Now(), Priority: 4,
+		Key: []byte(p.clientID + "\x00" + topic), Topic: topic, Time: time.Now(), Priority: message.NormalPriority,
 		Source: p.source.env.Name, Attempt: 1, Payload: p.will.payload,
 	}
 	p.will.describe(&m, m.Time)

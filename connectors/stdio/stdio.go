@@ -166,7 +166,7 @@ func (s *source) gather(b *message.Batch) error {
 			return nil
 		}
 		b.Messages = append(b.Messages, message.Message{
-			Key: []byte("stdin"), Topic: "stdin", Time: now, Priority: 4, Source: s.env.Name, Attempt: 1, Payload: line,
+			Key: []byte("stdin"), Topic: "stdin", Time: now, Priority: message.NormalPriority, Source: s.env.Name, Attempt: 1, Payload: line,
 		})
 	}
 	return nil

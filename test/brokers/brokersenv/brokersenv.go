@@ -7,6 +7,8 @@ package brokersenv
 import (
 	"bufio"
 	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,6 +32,7 @@ func file() string {
 // LS_RABBITMQ_AMQP_URL of rabbitmq.
 func Need(t testing.TB, broker, key string) string {
 	t.Helper()
+	t.Cleanup(func() { enter(t, broker) })
 	if slices.Contains(strings.Split(os.Getenv("LINKSPAN_BROKERS_SKIP"), ","), broker) {
 		t.Skipf("NOT TESTED: %s is left out by LINKSPAN_BROKERS_SKIP", broker)
 	}
@@ -55,5 +58,31 @@ func Do(t testing.TB, verb, name string) {
 	script := filepath.Join(filepath.Dir(here), "..", "brokers")
 	if out, err := exec.CommandContext(t.Context(), script, verb, name).CombinedOutput(); err != nil {
 		t.Fatalf("brokers %s %s: %v\n%s", verb, name, err, out)
+	}
+}
+
+// enter writes what ran against what, and how it ended, into the ledger that the
+// script prints as a table.
+func enter(t testing.TB, broker string) {
+	name := os.Getenv("LINKSPAN_BROKERS_LEDGER")
+	if name == "" {
+		return
+	}
+	result := "passed"
+	switch {
+	case t.Failed():
+		result = "failed"
+	case t.Skipped():
+		result = "skipped"
+	}
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Errorf("the ledger of broker tests: %v", err)
+		return
+	}
+	suite := strings.TrimSuffix(filepath.Base(os.Args[0]), ".test")
+	_, err = fmt.Fprintf(f, "%s %s %s %s\n", suite, broker, result, t.Name())
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Errorf("the ledger of broker tests: %v", err)
 	}
 }
