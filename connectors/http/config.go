@@ -3,6 +3,7 @@ package http
 import (
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -59,24 +60,13 @@ type SourceConfig struct {
 	// ContentTypes are the media types that are taken, such as application/json or
 	// text/*. Empty: all.
 	ContentTypes []string `yaml:"content_types"`
+	// Batch says that a body holds several messages: ndjson (a line each) or array (a JSON
+	// array). Default: a body is one message.
+	Batch string `yaml:"batch"`
 	// Auth is what a client must present. Absent: anyone may send.
 	Auth *Auth `yaml:"auth"`
 	// TLS makes the address speak TLS. All inputs on one address have the same.
 	TLS *tlsconf.Server `yaml:"tls"`
-}
-
-// Auth is a name and password, or a token.
-type Auth struct {
-	// Basic is a user and a password (RFC 7617).
-	Basic *Basic `yaml:"basic"`
-	// Bearer is a token (RFC 6750).
-	Bearer config.Secret `yaml:"bearer"`
-}
-
-// Basic is a user and a password.
-type Basic struct {
-	User     string        `yaml:"user,required"`
-	Password config.Secret `yaml:"password,required"`
 }
 
 // ReplyConfig is how a request waits for its reply.
@@ -117,13 +107,15 @@ func (c *SourceConfig) Check(n config.Node, r *config.Report) {
 	if c.Reply != nil && (c.Reply.Timeout <= 0 || c.Reply.Timeout > time.Hour) {
 		r.Errorf(n.Get("reply"), "LS1150", "write 30s", "reply.timeout must be more than zero and at most 1h")
 	}
-	c.Auth.check(n.Get("auth"), r)
-}
-
-func (a *Auth) check(n config.Node, r *config.Report) {
-	if a != nil && (a.Basic == nil) == a.Bearer.IsZero() {
-		r.Errorf(n, "LS1150", "write `basic: {user: …, password: …}` or `bearer: …`", "exactly one of basic and bearer is needed")
+	switch c.Batch {
+	case batchNone, batchNDJSON, batchArray:
+	default:
+		r.Errorf(n.Get("batch"), "LS1150", "write ndjson or array", "%q is not a form of batch", c.Batch)
 	}
+	if c.Batch != batchNone && c.Reply != nil {
+		r.Errorf(n.Get("reply"), "LS1150", "remove one of them", "a batch has no single reply")
+	}
+	c.Auth.check(true, n.Get("auth"), r)
 }
 
 func validMethod(m string) bool {
@@ -132,8 +124,12 @@ func validMethod(m string) bool {
 
 // SinkConfig is what a user writes under `http:` of an output.
 type SinkConfig struct {
-	// URL is the endpoint, http or https.
-	URL config.Address `yaml:"url,required"`
+	// URL is the endpoint, http or https: an address, or {expr: …}, which must start with
+	// a text or have an allow list.
+	URL endpointURL `yaml:"url,required"`
+	// AllowNetworks are private networks, such as 10.1.0.0/16, that a computed URL may
+	// lead to. Default: none. A fixed URL may lead anywhere.
+	AllowNetworks []string `yaml:"allow_networks"`
 	// Method of the requests. Default: POST.
 	Method string `yaml:"method"`
 	// Headers are sent with each request. A value is text, or {expr: …}.
@@ -183,7 +179,14 @@ func sinkDefaults() SinkConfig {
 
 // Check implements connectors.Checker.
 func (c *SinkConfig) Check(n config.Node, r *config.Report) {
-	if u := c.URL.URL(); u == nil || u.Scheme != "http" && u.Scheme != "https" {
+	for _, text := range c.AllowNetworks {
+		if _, err := netip.ParsePrefix(text); err != nil {
+			r.Errorf(n.Get("allow_networks"), "LS1150", "write 10.1.0.0/16", "%q is not a network", text)
+		}
+	}
+	if c.URL.computed() {
+		// checked for each message
+	} else if u := c.URL.Fixed.URL(); u == nil || u.Scheme != "http" && u.Scheme != "https" {
 		r.Errorf(n.Get("url"), "LS1150", "write https://host/path", "only http and https can be called")
 	} else if u.User != nil {
 		r.Errorf(n.Get("url"), "LS1150", "write `auth: {basic: {user: …, password: …}}`", "a name and password do not belong into the address")
@@ -197,7 +200,7 @@ func (c *SinkConfig) Check(n config.Node, r *config.Report) {
 	if c.MaxInFlight < 1 || c.Timeout <= 0 {
 		r.Errorf(n, "LS1150", "leave them out to get the defaults", "max_in_flight and timeout must be more than zero")
 	}
-	c.Auth.check(n.Get("auth"), r)
+	c.Auth.check(false, n.Get("auth"), r)
 	if c.TLS != nil {
 		c.TLS.Check(n.Get("tls"), r)
 	}

@@ -9,9 +9,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -30,17 +32,30 @@ const (
 
 type sink struct {
 	cfg    SinkConfig
-	url    *url.URL
 	client *http.Client
+	// tokens are given with oauth2.
+	tokens *tokens
 	// slots bounds the requests under way, over all lanes.
 	slots chan struct{}
 }
 
 func newSink(cfg SinkConfig, _ connectors.Env) (connectors.Sink, error) {
-	u := cfg.URL.URL()
 	dialer := &net.Dialer{Timeout: cfg.Timeout, KeepAlive: 15 * time.Second}
+	proxy := http.ProxyFromEnvironment
+	if cfg.URL.computed() {
+		var allow []netip.Prefix
+		for _, text := range cfg.AllowNetworks {
+			p, err := netip.ParsePrefix(text)
+			if err != nil {
+				return nil, fmt.Errorf("allow_networks: %w", err)
+			}
+			allow = append(allow, p)
+		}
+		dialer.Control = guard(allow)
+		proxy = nil // a proxy would dial for us, where nobody looks
+	}
 	transport := &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
+		Proxy:                  proxy,
 		DialContext:            dialer.DialContext,
 		MaxIdleConns:           cfg.MaxInFlight,
 		MaxIdleConnsPerHost:    cfg.MaxInFlight,
@@ -49,27 +64,33 @@ func newSink(cfg SinkConfig, _ connectors.Env) (connectors.Sink, error) {
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,
 	}
-	if u.Scheme == "https" {
-		transport.ForceAttemptHTTP2 = true
-		transport.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-			// The files are read for each connection, so renewed ones need no restart.
-			conf, err := cfg.TLS.Load(u.Hostname())
-			if err != nil {
-				return nil, err
-			}
-			conf.NextProtos = []string{"h2", "http/1.1"}
-			d := &tls.Dialer{NetDialer: dialer, Config: conf}
-			return d.DialContext(ctx, network, address)
+	transport.ForceAttemptHTTP2 = true
+	transport.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
 		}
+		// The files are read for each connection, so renewed ones need no restart.
+		conf, err := cfg.TLS.Load(host)
+		if err != nil {
+			return nil, err
+		}
+		conf.NextProtos = []string{"h2", "http/1.1"}
+		d := &tls.Dialer{NetDialer: dialer, Config: conf}
+		return d.DialContext(ctx, network, address)
 	}
-	return &sink{
-		cfg: cfg, url: u, slots: make(chan struct{}, cfg.MaxInFlight),
+	s := &sink{
+		cfg: cfg, slots: make(chan struct{}, cfg.MaxInFlight),
 		client: &http.Client{
 			Transport: transport,
 			// A redirect would send the message, with its credentials, where nobody configured.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-	}, nil
+	}
+	if cfg.Auth != nil && cfg.Auth.OAuth2 != nil {
+		s.tokens = newTokens(cfg.Auth.OAuth2, &http.Client{Timeout: cfg.Timeout, CheckRedirect: s.client.CheckRedirect})
+	}
+	return s, nil
 }
 
 // Open implements connectors.Sink. Connections are made per request.
@@ -169,11 +190,17 @@ func (s *sink) send(ctx context.Context, m *message.Message) error {
 		return err
 	}
 	resp, err := s.client.Do(req)
-	if err != nil {
-		return message.Unavailable(fmt.Errorf("call %s: %w", s.url.Host, safeError(err)))
+	switch {
+	case errors.Is(err, errPrivate):
+		return &message.Reason{Code: "LS4105", Text: errPrivate.Error(), Permanent: true}
+	case err != nil:
+		return message.Unavailable(fmt.Errorf("call %s: %w", req.URL.Host, safeError(err)))
 	}
 	_, _ = io.CopyN(io.Discard, resp.Body, drainLimit) // only to use the connection again
 	_ = resp.Body.Close()
+	if token, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); ok && s.tokens != nil && resp.StatusCode == http.StatusUnauthorized {
+		s.tokens.forget(token) // it may have been revoked; the next attempt gets another
+	}
 	return verdict(resp)
 }
 
@@ -224,14 +251,25 @@ func (s *sink) request(ctx context.Context, m *message.Message) (*http.Request, 
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
 	}
-	target := *s.url
-	req.URL, req.Host = &target, target.Host
+	if req.URL, err = s.cfg.URL.resolve(m.Options); err != nil {
+		return nil, err
+	}
+	req.Host = req.URL.Host
 	if err := s.setHeaders(req.Header, m); err != nil {
 		return nil, err
 	}
-	if a := s.cfg.Auth; a != nil && a.Basic != nil {
+	a := s.cfg.Auth
+	switch {
+	case a == nil:
+	case a.Basic != nil:
 		req.SetBasicAuth(a.Basic.User, a.Basic.Password.Reveal())
-	} else if a != nil {
+	case s.tokens != nil:
+		token, err := s.tokens.get(ctx)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+	default:
 		req.Header.Set("Authorization", "Bearer "+a.Bearer.Reveal())
 	}
 	return req, nil

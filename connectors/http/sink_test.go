@@ -27,7 +27,7 @@ func newTestSink(t *testing.T, url string, change func(*SinkConfig)) connectors.
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.URL = address
+	cfg.URL.Fixed = address
 	if change != nil {
 		change(&cfg)
 	}

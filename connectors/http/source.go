@@ -11,8 +11,6 @@ package http
 import (
 	"compress/gzip"
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"fmt"
 	"mime"
 	"net"
@@ -31,6 +29,7 @@ type source struct {
 	env     connectors.Env
 	maxBody int64
 	server  *server
+	gate    *gatekeeper
 	works   sync.Pool
 	gzips   sync.Pool
 }
@@ -79,6 +78,11 @@ func (s *source) Run(ctx context.Context, next message.Handler) error {
 	// Requests under way outlive ctx for a while: their clients wait for an answer.
 	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	gate, err := newGatekeeper(requests, s.cfg.Auth)
+	if err != nil {
+		return err
+	}
+	s.gate = gate
 	e := &endpoint{owner: s.owner(), gate: newGate(s.cfg.MaxInFlight)}
 	e.serve = func(w http.ResponseWriter, r *http.Request) { s.serve(requests, next, w, r) }
 	ended, err := s.server.add(ctx, s.cfg.Path, e, s.env.Logger)
@@ -117,7 +121,15 @@ func (s *source) serve(ctx context.Context, next message.Handler, w http.Respons
 		a.write(w)
 		return
 	}
-	if s.cfg.Reply != nil {
+	if sig := s.signature(); sig != nil && !sig.valid(r.Header, k.body, time.Now()) {
+		refuse(http.StatusUnauthorized, "bad_signature", "the signature is missing, wrong or too old").write(w)
+		return
+	}
+	switch {
+	case s.cfg.Batch != batchNone:
+		s.handOnBatch(ctx, next, k, w, r)
+		return
+	case s.cfg.Reply != nil:
 		s.request(ctx, next, k, w, r)
 		return
 	}
@@ -128,6 +140,13 @@ func (s *source) serve(ctx context.Context, next message.Handler, w http.Respons
 	accepted(w, k.batch.Messages[0].ID)
 }
 
+func (s *source) signature() *Signature {
+	if s.cfg.Auth == nil {
+		return nil
+	}
+	return s.cfg.Auth.Signature
+}
+
 // admit refuses what can be refused without the body.
 func (s *source) admit(r *http.Request) *answer {
 	if !slices.Contains(s.cfg.Methods, r.Method) {
@@ -135,7 +154,7 @@ func (s *source) admit(r *http.Request) *answer {
 		a.header, a.value = "Allow", strings.Join(s.cfg.Methods, ", ")
 		return a
 	}
-	if challenge := s.cfg.Auth.challenge(r); challenge != "" {
+	if challenge := s.gate.challenge(r); challenge != "" {
 		a := refuse(http.StatusUnauthorized, "unauthorized", "valid credentials are needed")
 		a.header, a.value, a.close = "WWW-Authenticate", challenge, true
 		return a
@@ -188,30 +207,4 @@ func (s *source) takes(contentType string) bool {
 		}
 		return media == pattern
 	})
-}
-
-// challenge returns what the client must answer to, or "" when it is who it should
-// be. The comparison takes the same time for every wrong guess.
-func (a *Auth) challenge(r *http.Request) string {
-	switch {
-	case a == nil:
-		return ""
-	case a.Basic != nil:
-		user, password, _ := r.BasicAuth()
-		if equal(user, a.Basic.User)&equal(password, a.Basic.Password.Reveal()) == 1 {
-			return ""
-		}
-		return `Basic realm="linkspan", charset="UTF-8"`
-	default:
-		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		if strings.EqualFold(scheme, "Bearer") && equal(token, a.Bearer.Reveal()) == 1 {
-			return ""
-		}
-		return `Bearer realm="linkspan"`
-	}
-}
-
-func equal(a, b string) int {
-	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
-	return subtle.ConstantTimeCompare(x[:], y[:])
 }

@@ -87,7 +87,7 @@ func doors() map[string][]string {
 		"github.com/Azure/go-amqp":            {"connectors/amqp1"},
 		"github.com/twmb/franz-go":            {"connectors/kafka"},
 		"golang.org/x/oauth2":                 {"connectors/http", "connectors/kafka"},
-		"github.com/golang-jwt/jwt":           {"connectors/http"},
+		"github.com/coreos/go-oidc":           {"connectors/http"},
 		"github.com/klauspost/compress":       {"queue/journal"},
 		"github.com/pkg/errors":               {},
 		"github.com/stretchr/testify":         {},
