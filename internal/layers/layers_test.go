@@ -65,6 +65,7 @@ func mayImport() []struct {
 		{"cmd/linkspan", append(slices.Clone(low), "pipelines", "internal/console", "internal/telemetry", "connectors", "connectors/all", "transform/all", "queue", "queue/journal")},
 		{"test", nil},
 		{"test/brokers/brokersenv", nil},
+		{"test/pairs", nil},
 	}
 }
 
