@@ -30,7 +30,8 @@ type Message struct {
 	Time time.Time
 	// ContentType is a media type (RFC 9110 §8.3), empty when unknown.
 	ContentType string
-	// CorrelationID joins a reply to its request.
+	// CorrelationID joins a reply to its request. It may be any bytes, where the protocol
+	// says so (MQTT 5).
 	CorrelationID string
 	// ReplyTo is the address that a reply should be sent to.
 	ReplyTo string

@@ -184,6 +184,18 @@ func only(got []message.Message, prefix string) (out []message.Message) {
 	return out
 }
 
+// first leaves out messages that came before.
+func first(got []message.Message) (out []message.Message) {
+	seen := map[string]bool{}
+	for _, m := range got {
+		if !seen[string(m.Payload)] {
+			seen[string(m.Payload)] = true
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
 func atLeast(n int) func([]message.Message) bool {
 	return func(got []message.Message) bool { return len(got) >= n }
 }

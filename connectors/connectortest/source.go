@@ -48,6 +48,8 @@ func (s *Source) running(t *testing.T, next message.Handler) (stop func()) {
 			case err == nil:
 				t.Error("run returned nil before its context ended")
 				return nil
+			default:
+				t.Logf("run ended, and starts again: %v", err)
 			}
 		}
 	})
@@ -227,9 +229,10 @@ func (s *Source) slow(t *testing.T, _ Features) {
 	s.running(t, p)
 	ms := numbered("slow", 200)
 	s.send(t, ms...)
-	got := only(p.wait(t, "with a slow pipeline", func(got []message.Message) bool {
-		return len(only(got, "slow")) >= len(ms)
-	}), "slow")
+	// A broker may cut a connection and send again what was not acknowledged.
+	got := first(only(p.wait(t, "with a slow pipeline", func(got []message.Message) bool {
+		return len(first(only(got, "slow"))) >= len(ms)
+	}), "slow"))
 	for i := range ms {
 		if !bytes.Equal(got[i].Payload, ms[i].Payload) {
 			t.Fatalf("%s came in place of %s", got[i].Payload, ms[i].Payload)

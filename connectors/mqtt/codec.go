@@ -216,9 +216,19 @@ func appendText[T string | []byte](b []byte, s T) []byte {
 	return append(b, s...)
 }
 
-// validField reports whether s fits a string of the protocol.
+// validField reports whether this side may send s as a string: it fits, and has none of
+// the code points for which a peer may end the connection (MQTT 5 §1.5.4), and brokers
+// do. A message with one of them would otherwise come back for ever.
 func validField(s string) bool {
-	return len(s) <= 0xffff && validText([]byte(s))
+	if len(s) > 0xffff || !utf8.ValidString(s) {
+		return false
+	}
+	for _, c := range s {
+		if c < ' ' || c >= 0x7f && c <= 0x9f || c >= 0xfdd0 && c <= 0xfdef || c&0xfffe == 0xfffe {
+			return false
+		}
+	}
+	return true
 }
 
 // appendAck writes PUBACK, PUBREC, PUBREL or PUBCOMP.

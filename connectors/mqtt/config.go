@@ -28,6 +28,7 @@ func carries() connectors.Properties {
 		Notes: []string{
 			"The expiry leaves in whole seconds, rounded down to no less than one.",
 			"A reply address with + or #, which is no topic, is refused.",
+			"Control characters in header names, values and properties are refused: brokers end the connection for them (MQTT 5 §1.5.4).",
 			"MQTT 3.1.1 carries the payload and nothing else: no property and no header.",
 		},
 	}
@@ -72,12 +73,40 @@ type SourceConfig struct {
 	SessionExpiry time.Duration `yaml:"session_expiry"`
 	// KeepAlive is the longest silence on a connection. Default: 30s.
 	KeepAlive time.Duration `yaml:"keep_alive"`
+	// Will is what the broker publishes when this client is lost.
+	Will *Will `yaml:"will"`
+}
+
+// Will is a message that the broker publishes when the connection ends without a
+// goodbye (MQTT 5 §3.1.2.5).
+type Will struct {
+	Topic   string `yaml:"topic,required"`
+	Payload string `yaml:"payload"`
+	QoS     int    `yaml:"qos"`
+	Retain  bool   `yaml:"retain"`
+}
+
+func (w *Will) check(n config.Node, r *config.Report) {
+	if w != nil && (!validTopic(w.Topic) || w.QoS < 0 || w.QoS > 2 || len(w.Payload) > maxWill) {
+		r.Errorf(n, "LS1150", "write `{topic: bridges/orders, payload: lost, qos: 1}`", "a will needs a topic without wildcards, qos 0 to 2, and a payload of at most 64KiB")
+	}
+}
+
+// publication is the will as it stands in CONNECT.
+func (w *Will) publication() *publication {
+	if w == nil {
+		return nil
+	}
+	return &publication{qos: byte(w.QoS), retain: w.Retain, topic: []byte(w.Topic), payload: []byte(w.Payload)}
 }
 
 // Auth is who may connect, or who connects.
 type Auth struct {
 	// Users are the names and passwords that a listener accepts.
 	Users map[string]config.Secret `yaml:"users"`
+	// Publish are the topic filters that a user may publish to, among those of the
+	// listener. A user that is not there may publish to all of them.
+	Publish map[string][]string `yaml:"publish"`
 	// User and Password are sent to the broker.
 	User     string        `yaml:"user"`
 	Password config.Secret `yaml:"password"`
@@ -119,14 +148,32 @@ func (c *SourceConfig) Check(n config.Node, r *config.Report) {
 	if c.Auth != nil && (len(c.Auth.Users) == 0 || c.Auth.User != "" || !c.Auth.Password.IsZero()) {
 		r.Errorf(n.Get("auth"), "LS1150", "write `users: {name: ${env:PASSWORD}}`", "a listener needs the users that may connect")
 	}
-	for _, key := range []string{"qos", "client_id", "version", "clean_start", "session_expiry", "keep_alive"} {
+	c.Auth.checkPublish(n.Get("auth").Get("publish"), r)
+	for _, key := range []string{"qos", "client_id", "version", "clean_start", "session_expiry", "keep_alive", "will"} {
 		if v := n.Get(key); !v.IsZero() {
 			r.Errorf(v, "LS1150", "remove it", "%s is for `connect:`; with `listen:` the client decides", key)
 		}
 	}
 }
 
+func (a *Auth) checkPublish(n config.Node, r *config.Report) {
+	if a == nil {
+		return
+	}
+	for user, filters := range a.Publish {
+		if _, known := a.Users[user]; !known {
+			r.Errorf(n.Get(user), "LS1150", "add the user to `users:`, or remove it here", "there is no user %q", user)
+		}
+		for _, f := range filters {
+			if !validFilter(f) {
+				r.Errorf(n.Get(user), "LS1150", "write a filter such as plant/7/#", "%q is not a topic filter", f)
+			}
+		}
+	}
+}
+
 func (c *SourceConfig) checkDial(n config.Node, r *config.Report) {
+	c.Will.check(n.Get("will"), r)
 	checkPeer(c.Connect, c.Version, c.QoS, c.KeepAlive, n, r)
 	c.Auth.checkDial(n.Get("auth"), r)
 	if !validField(c.ClientID) {
@@ -138,7 +185,7 @@ func (c *SourceConfig) checkDial(n config.Node, r *config.Report) {
 }
 
 func (a *Auth) checkDial(n config.Node, r *config.Report) {
-	if a != nil && (len(a.Users) > 0 || a.User == "" || !validField(a.User)) {
+	if a != nil && (len(a.Users) > 0 || len(a.Publish) > 0 || a.User == "" || !validField(a.User)) {
 		r.Errorf(n, "LS1150", "write `user:` and `password:`", "a client needs the user that it connects as")
 	}
 }
@@ -208,6 +255,8 @@ type SinkConfig struct {
 	Timeout time.Duration `yaml:"timeout"`
 	// KeepAlive is the longest silence on a connection. Default: 30s.
 	KeepAlive time.Duration `yaml:"keep_alive"`
+	// Will is what the broker publishes when this client is lost.
+	Will *Will `yaml:"will"`
 	// Auth is sent to the broker.
 	Auth *Auth `yaml:"auth"`
 	// TLS is used with mqtts.
@@ -222,6 +271,7 @@ func sinkDefaults() SinkConfig {
 func (c *SinkConfig) Check(n config.Node, r *config.Report) {
 	checkPeer(c.Connect, c.Version, c.QoS, c.KeepAlive, n, r)
 	c.Auth.checkDial(n.Get("auth"), r)
+	c.Will.check(n.Get("will"), r)
 	c.TLS.Check(false, n.Get("tls"), r)
 	if c.Topic.Expr.IsZero() && !validTopic(c.Topic.Literal) {
 		r.Errorf(n.Get("topic"), "LS1150", "write a topic without + and #, or {expr: …}", "this is not a topic that can be published to")

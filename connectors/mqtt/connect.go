@@ -70,13 +70,19 @@ func (c *connectPacket) decodeWill(r *reader, qos byte, retain bool) {
 	c.will = w
 }
 
-// encode writes CONNECT without a will.
+// encode writes CONNECT. A will has no properties.
 func (c *connectPacket) encode(props []byte) []byte {
 	name := "MQTT"
 	body := appendText(make([]byte, 0, 128), name)
 	flags := byte(0)
 	if c.cleanStart {
 		flags |= 0x02
+	}
+	if w := c.will; w != nil {
+		flags |= 0x04 | w.qos<<3
+		if w.retain {
+			flags |= 0x20
+		}
 	}
 	if c.hasUser {
 		flags |= 0x80
@@ -90,6 +96,12 @@ func (c *connectPacket) encode(props []byte) []byte {
 		body = appendList(body, props)
 	}
 	body = appendText(body, c.clientID)
+	if w := c.will; w != nil {
+		if c.version == version5 {
+			body = append(body, 0)
+		}
+		body = appendText(appendText(body, w.topic), w.payload)
+	}
 	if c.hasUser {
 		body = appendText(body, c.user)
 	}

@@ -25,6 +25,7 @@ type dialer struct {
 	clientID  string
 	keepAlive time.Duration
 	maxPacket int
+	will      *publication
 }
 
 // broker is a connection that the broker has accepted.
@@ -54,7 +55,7 @@ func (d *dialer) open(ctx context.Context, cleanStart bool, props []byte) (_ *br
 	stop := context.AfterFunc(ctx, b.link.stop)
 	defer stop()
 	b.link.version = d.version
-	c := connectPacket{version: d.version, cleanStart: cleanStart, clientID: d.clientID, keepAlive: uint16(d.keepAlive / time.Second)}
+	c := connectPacket{version: d.version, cleanStart: cleanStart, clientID: d.clientID, keepAlive: uint16(d.keepAlive / time.Second), will: d.will}
 	if d.auth != nil {
 		c.hasUser, c.user = true, d.auth.User
 		c.hasPassword, c.password = !d.auth.Password.IsZero(), d.auth.Password.Reveal()

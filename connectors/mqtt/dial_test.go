@@ -184,8 +184,8 @@ func TestSinkPublishes(t *testing.T) {
 					t.Fatal(err)
 				}
 				b := numbered(1000)
-				b.Messages[0].Headers = message.Headers{{Name: "k", Value: message.String("a\r\nb")}, {Name: "n", Value: message.Int(7)}}
-				b.Messages[0].CorrelationID, b.Messages[0].ReplyTo, b.Messages[0].ContentType = "c", "r/x", "text/plain"
+				b.Messages[0].Headers = message.Headers{{Name: "k", Value: message.String("a: b")}, {Name: "n", Value: message.Int(7)}}
+				b.Messages[0].CorrelationID, b.Messages[0].ReplyTo, b.Messages[0].ContentType = "c\x00\xff", "r/x", "text/plain"
 				b.Messages[0].Expires = time.Now().Add(time.Minute)
 				if err := s.Handle(t.Context(), b); err != nil {
 					t.Fatal(err)
@@ -197,7 +197,7 @@ func TestSinkPublishes(t *testing.T) {
 					}
 					if i == 0 && version == "5" {
 						x := p.Properties
-						if len(x.User) != 2 || x.User[0].Val != "a\r\nb" || x.User[1].Val != "7" || x.ContentType != "text/plain" || x.ResponseTopic != "r/x" || string(x.CorrelationData) != "c" || x.MessageExpiryInterval < 50 {
+						if len(x.User) != 2 || x.User[0].Val != "a: b" || x.User[1].Val != "7" || x.ContentType != "text/plain" || x.ResponseTopic != "r/x" || string(x.CorrelationData) != "c\x00\xff" || x.MessageExpiryInterval < 50 {
 							t.Errorf("properties %+v", x)
 						}
 					}

@@ -24,6 +24,8 @@ const (
 	acceptPause = 100 * time.Millisecond
 	// maxPacketLimit is the largest packet of the protocol.
 	maxPacketLimit = 256 << 20
+	// maxWill is the largest will of a client of our own.
+	maxWill = 64 << 10
 	// packetOverhead is what a packet may have beside the payload.
 	packetOverhead = 64 << 10
 )

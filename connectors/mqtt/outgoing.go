@@ -22,6 +22,8 @@ type outgoing struct {
 	done chan struct{}
 	err  error
 
+	aliases aliases
+
 	mu sync.Mutex
 	// flights are the messages that wait for the broker, by packet identifier.
 	flights map[uint16]flight
@@ -83,7 +85,7 @@ func (c *call) result(err error) error {
 func newOutgoing(ctx context.Context, b *broker, window int) *outgoing {
 	o := &outgoing{
 		broker: b, group: run.NewGroup(context.WithoutCancel(ctx)), ids: make(chan uint16, window),
-		done: make(chan struct{}), flights: map[uint16]flight{},
+		done: make(chan struct{}), flights: map[uint16]flight{}, aliases: newAliases(b.props.topicAliasMax),
 	}
 	for id := 1; id <= window; id++ {
 		o.ids <- uint16(id)

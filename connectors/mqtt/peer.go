@@ -12,6 +12,7 @@ import (
 	"math"
 	"net"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +40,7 @@ type peer struct {
 
 	// These belong to the reading goroutine.
 	session *session
+	user    string
 	will    *publication
 	// willDelayed: a successor of this connection cancels the will.
 	willDelayed bool
@@ -50,7 +52,7 @@ type peer struct {
 func newPeer(s *listenSource, conn net.Conn, group *run.Group, next message.Handler) *peer {
 	p := &peer{source: s, link: newLink(conn, min(int(s.cfg.MaxPacket), maxConnectPacket)), gone: make(chan struct{})}
 	p.recv = (&receiver{
-		link: p.link, next: next, start: group.Go, source: s.env.Name, allowed: s.allows,
+		link: p.link, next: next, start: group.Go, source: s.env.Name, allowed: p.allows,
 		refuse: refuseListen, bundles: s.bundles, limit: s.cfg.ReceiveMaximum, held: &s.held, log: s.env.Logger,
 	}).init()
 	return p
@@ -129,7 +131,7 @@ func (p *peer) connect(ctx context.Context) (keepAlive time.Duration, err error)
 		assigned = "linkspan-" + randomID()
 		p.clientID = assigned
 	}
-	p.recv.clientID = p.clientID
+	p.recv.clientID, p.user = p.clientID, c.user
 	var present bool
 	p.session, present, err = p.source.station.attach(ctx, p, c.cleanStart)
 	if err != nil {
@@ -163,10 +165,27 @@ func (p *peer) admits(c *connectPacket) (code byte, text string) {
 		return reasonCredentials, "wrong user or password"
 	case c.clientID == "" && c.version < version5 && !c.cleanStart:
 		return reasonClientID, "a session needs a client id"
-	case c.will != nil && !p.source.allows(string(c.will.topic)):
+	case c.will != nil && !p.source.permits(c.user, string(c.will.topic)):
 		return reasonNotAuthorized, "the will's topic is not received here"
 	}
 	return 0, ""
+}
+
+// allows says whether this client may publish to a topic.
+func (p *peer) allows(topic string) bool { return p.source.permits(p.user, topic) }
+
+// permits says whether a user may publish to a topic here.
+func (s *listenSource) permits(user, topic string) bool {
+	return s.allows(topic) && s.cfg.Auth.permits(user, topic)
+}
+
+// permits says whether a user may publish to a topic.
+func (a *Auth) permits(user, topic string) bool {
+	if a == nil {
+		return true
+	}
+	filters, limited := a.Publish[user]
+	return !limited || slices.ContainsFunc(filters, func(f string) bool { return matches(f, topic) })
 }
 
 // admits compares in a time that does not depend on what is wrong.

@@ -3,17 +3,13 @@ package mqtt
 import (
 	"encoding/binary"
 	"time"
-	"unicode/utf8"
 
 	"github.com/linkspan/linkspan/message"
 )
 
-// Headers that the connector adds to a message. They stand before the sender's user
-// properties, so that a sender cannot forge them.
-const (
-	headerRetain      = "mqtt.retain"
-	headerCorrelation = "mqtt.correlation"
-)
+// headerRetain is a header that the connector adds to a message. It stands before the
+// sender's user properties, so that a sender cannot forge it.
+const headerRetain = "mqtt.retain"
 
 // publication is PUBLISH, or a will. Topic and payload are borrowed when it was
 // decoded.
@@ -102,11 +98,7 @@ func (p *publication) describe(m *message.Message, now time.Time) {
 		m.Expires = now.Add(time.Duration(p.props.expiry) * time.Second)
 	}
 	if p.props.has(propCorrelation) {
-		if utf8.ValidString(p.props.correlation) {
-			m.CorrelationID = p.props.correlation
-		} else {
-			m.Headers = append(m.Headers, message.Header{Name: headerCorrelation, Value: message.Bytes([]byte(p.props.correlation))})
-		}
+		m.CorrelationID = p.props.correlation // any bytes
 	}
 	m.Headers = append(m.Headers, p.props.user...)
 }

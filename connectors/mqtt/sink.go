@@ -29,7 +29,7 @@ func newSink(cfg SinkConfig, env connectors.Env) (connectors.Sink, error) {
 	}
 	return &sink{cfg: cfg, dial: dialer{
 		address: cfg.Connect, tls: cfg.TLS, auth: cfg.Auth, version: versionOf(cfg.Version),
-		clientID: cfg.ClientID, keepAlive: cfg.KeepAlive, maxPacket: packetOverhead,
+		clientID: cfg.ClientID, keepAlive: cfg.KeepAlive, maxPacket: packetOverhead, will: cfg.Will.publication(),
 	}}, nil
 }
 
@@ -127,6 +127,8 @@ type outbox struct {
 	timer *time.Timer
 	buf   []byte
 	props []byte
+	// told are the aliases that stand in buf and that the broker does not know yet.
+	told []*alias
 }
 
 func (o *outbox) flush() error {
@@ -139,6 +141,10 @@ func (o *outbox) flush() error {
 		o.out.link.stop()
 		return message.Unavailable(err)
 	}
+	for _, a := range o.told {
+		a.known.Store(true)
+	}
+	o.told = o.told[:0]
 	return nil
 }
 
@@ -164,6 +170,7 @@ func (s *sink) publish(ctx context.Context, out *outgoing, c *call, b *message.B
 				return err
 			}
 		}
+		p.topic, box.props = box.alias(p.topic, box.props)
 		box.buf = p.append(box.buf, s.dial.version, box.props)
 		if len(box.buf) >= flushBytes {
 			if err := box.flush(); err != nil {
@@ -191,19 +198,19 @@ func (o *outgoing) settle(c *call, i int, err error) {
 // encode checks what the broker and the protocol can carry.
 func (s *sink) encode(p *publication, props []byte, m *message.Message, out *outgoing, now time.Time) ([]byte, error) {
 	if !validTopic(string(p.topic)) {
-		return props, &message.Reason{Code: "LS4203", Text: "the topic is empty, too long, or has a wildcard or NUL", Permanent: true}
+		return props, &message.Reason{Code: "LS4203", Text: "the topic is empty, too long, or has a wildcard or control character", Permanent: true}
 	}
 	if s.dial.version == version5 {
 		var ok bool
 		if props, ok = appendMessageProperties(props, m, now); !ok {
-			return props, &message.Reason{Code: "LS4203", Text: "a header or property has NUL, is not UTF-8 or is longer than 65535 bytes", Permanent: true}
+			return props, &message.Reason{Code: "LS4203", Text: "a header or property has a control character, is not UTF-8 or is longer than 65535 bytes", Permanent: true}
 		}
 	}
 	limit := maxPacketLimit
 	if out.props.has(propMaximumPacket) {
 		limit = int(out.props.maximumPacket)
 	}
-	if p.size(s.dial.version, len(props)) > limit {
+	if p.size(s.dial.version, len(props))+aliasSize > limit {
 		return props, &message.Reason{Code: "LS4202", Text: "the message is larger than the broker takes", Permanent: true}
 	}
 	return props, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -54,7 +55,7 @@ func newDialSource(cfg SourceConfig, env connectors.Env, sessions *book) connect
 	}
 	return &dialSource{cfg: cfg, env: env, book: sessions, dial: dialer{
 		address: cfg.Connect, tls: cfg.TLS, auth: cfg.Auth, version: versionOf(cfg.Version),
-		clientID: cfg.ClientID, keepAlive: cfg.KeepAlive, maxPacket: int(cfg.MaxPacket),
+		clientID: cfg.ClientID, keepAlive: cfg.KeepAlive, maxPacket: int(cfg.MaxPacket), will: cfg.Will.publication(),
 	}}
 }
 
@@ -140,6 +141,9 @@ func (s *dialSource) handle(recv *receiver, p packet) error {
 		worst, err := decodeSuback(p, s.dial.version, len(s.cfg.Topics))
 		if err == nil && worst >= 0x80 {
 			err = fmt.Errorf("the broker refused a subscription (code 0x%02x)", worst)
+		}
+		if err == nil {
+			s.env.Logger.Debug("subscribed", slog.String("broker", s.cfg.Connect.String()))
 		}
 		return err
 	case kindDisconnect:
