@@ -92,6 +92,10 @@ type Traits struct {
 	// Answers: the sender waits for the outcome and can be told what is wrong with the
 	// content, so that it is checked before it is stored (source).
 	Answers bool
+	// Brokered: messages come from a broker, which cannot be told what is wrong with one
+	// (source). What can never be processed is then taken over and becomes a dead letter,
+	// instead of being refused.
+	Brokered bool
 	// Confirms: nil from Handle means that the peer has it (sink).
 	Confirms bool
 	// Headers: the protocol carries user headers.

@@ -44,28 +44,32 @@ type deadLetter struct {
 // refused it, or -1 when it got to none: a retry then takes the whole way again.
 func (l *lane) deadLetter(u *unit, r *message.Reason, sink, attempts int) {
 	m := u.record.Message
-	m.Headers = append(message.Headers{}, m.Headers...)
 	if sink >= 0 {
+		m.Headers = m.Headers.Clone()
 		m.Headers.Del(headerSink) // else a retry that failed in a step keeps its sink
 	}
-	text := func(name, value string) {
-		if value != "" {
-			m.Headers.Add(name, message.String(value))
-		}
-	}
-	text(headerCode, r.Code)
-	text(headerStep, r.Step)
-	text(headerText, r.Text)
-	text(headerFile, r.File)
-	m.Headers.Add(headerLine, message.Int(int64(r.Line)))
+	m = deadMessage(m, r, l.run.plan.Hash)
 	m.Headers.Add(headerAttempts, message.Int(int64(attempts)))
 	m.Headers.Add(headerOffset, message.Int(int64(u.record.Offset)))
-	text(headerPlan, l.run.plan.Hash)
 	if sink >= 0 {
-		text(headerSink, l.run.plan.Sinks[sink].Name)
+		m.Headers.Add(headerSink, message.String(l.run.plan.Sinks[sink].Name))
 	}
-	m.Options = nil
 	l.dead = append(l.dead, deadLetter{unit: u, msg: m, code: r.Code, sink: sink})
+}
+
+// deadMessage returns a message as it stands in the dead letters: with why.
+func deadMessage(m message.Message, r *message.Reason, planHash string) message.Message {
+	m.Headers = append(message.Headers{}, m.Headers...)
+	m.Options = nil
+	for _, h := range [...]struct{ name, value string }{
+		{headerCode, r.Code}, {headerStep, r.Step}, {headerText, r.Text}, {headerFile, r.File}, {headerPlan, planHash},
+	} {
+		if h.value != "" {
+			m.Headers.Add(h.name, message.String(h.value))
+		}
+	}
+	m.Headers.Add(headerLine, message.Int(int64(r.Line)))
+	return m
 }
 
 // storeDead stores the dead letters. When that is not possible they stay noted, and

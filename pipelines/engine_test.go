@@ -39,6 +39,8 @@ type fake struct {
 	calls int
 	// raw, if set, is what sinks do instead.
 	raw func(*message.Batch) error
+	// brokered: messages come from a broker.
+	brokered bool
 	// keyless: masks have no key.
 	keyless bool
 	// hold, if set, keeps sources running after their input until it is closed.
@@ -56,7 +58,7 @@ func (f *fake) spec() connectors.Spec {
 	none := func() fakeConfig { return fakeConfig{} }
 	return connectors.Spec{
 		Name: "fake",
-		Source: connectors.SourceOf(connectors.Traits{Redelivers: true}, none, func(fakeConfig, connectors.Env) (connectors.Source, error) {
+		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, Brokered: f.brokered}, none, func(fakeConfig, connectors.Env) (connectors.Source, error) {
 			return fakeSource{f}, nil
 		}),
 		Sink: connectors.SinkOf(connectors.Traits{Confirms: true, Headers: true}, none, func(c fakeConfig, _ connectors.Env) (connectors.Sink, error) {

@@ -369,3 +369,21 @@ func TestRefusedFiles(t *testing.T) {
 		}
 	}
 }
+
+// A message from a broker that can never be processed becomes a dead letter; its
+// neighbours go on.
+func TestBrokeredMessageThatCannotBeProcessed(t *testing.T) {
+	f := &fake{input: payloads("a", "b", "c"), brokered: true}
+	f.input[1].Headers = message.Headers{{Name: "x", Value: message.String("1")}, {Name: "linkspan-priority", Value: message.String("ten")}}
+	dead := runPipeline(t, f, `
+pipeline: p
+in: {i: {fake: {}}}
+out: {a: {fake: {id: a}}}
+`)
+	if diff := cmp.Diff(map[string][]string{"a": {"a", "c"}}, f.got); diff != "" {
+		t.Error(diff)
+	}
+	if len(dead) != 1 || dead[0].Code != "LS2108" || string(dead[0].Message.Payload) != "b" || dead[0].Message.Headers.Text("linkspan-priority") != "ten" {
+		t.Errorf("dead letters: %+v", dead)
+	}
+}

@@ -3,6 +3,7 @@ package pipelines
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,17 +25,24 @@ type ingest struct {
 	// fail ends the process when storage has failed.
 	fail func(error)
 
-	source  string
-	answers bool
-	schema  *schemas.Schema
-	topic   queue.Topic
-	limit   int
-	count   *sourceCounters
+	source   string
+	answers  bool
+	brokered bool
+	schema   *schemas.Schema
+	topic    queue.Topic
+	// dead takes what can never be processed and comes from a broker; plan is the hash of
+	// the plan that says so.
+	dead  queue.Topic
+	plan  string
+	limit int
+	count *sourceCounters
+	total *counters
 }
 
 // Handle implements message.Handler.
 func (h *ingest) Handle(ctx context.Context, b *message.Batch) error {
 	var refused []message.Failed
+	var dead []message.Message
 	now := time.Now()
 	for i := range b.Messages {
 		m := &b.Messages[i]
@@ -44,13 +52,17 @@ func (h *ingest) Handle(ctx context.Context, b *message.Batch) error {
 		if err == nil {
 			err = h.check(m)
 		}
-		if err != nil {
-			refused = append(refused, message.Failed{Index: i, Err: err})
+		if err == nil {
+			continue
+		}
+		refused = append(refused, message.Failed{Index: i, Err: err})
+		if r, ok := errors.AsType[*message.Reason](err); ok && h.brokered {
+			dead = append(dead, deadMessage(*m, r, h.plan))
 		}
 	}
 	good := b.Messages
 	if len(refused) > 0 {
-		h.count.refused.Add(uint64(len(refused)))
+		h.count.refused.Add(uint64(len(refused) - len(dead)))
 		good = without(b.Messages, refused)
 	}
 	if len(good) > 0 {
@@ -62,8 +74,39 @@ func (h *ingest) Handle(ctx context.Context, b *message.Batch) error {
 		}
 		h.count.received.Add(uint64(len(good)))
 	}
+	if len(dead) > 0 {
+		return h.bury(ctx, dead, refused)
+	}
 	if len(refused) > 0 {
 		return &message.PartialError{Failed: refused}
+	}
+	return nil
+}
+
+// bury stores as dead letters what a broker cannot be told. What is too large for the
+// queue is too large for its dead letters as well, and stays refused.
+func (h *ingest) bury(ctx context.Context, dead []message.Message, refused []message.Failed) error {
+	left := slices.DeleteFunc(slices.Clone(refused), func(f message.Failed) bool {
+		_, isReason := errors.AsType[*message.Reason](f.Err)
+		return isReason
+	})
+	if _, err := h.dead.Publish(ctx, dead); err != nil {
+		if errors.Is(err, queue.ErrStorageFailed) {
+			h.fail(err)
+			return err
+		}
+		for i := range refused {
+			if _, isReason := errors.AsType[*message.Reason](refused[i].Err); isReason {
+				refused[i].Err = message.Unavailable(err) // not stored: the broker keeps it
+			}
+		}
+		return &message.PartialError{Failed: refused}
+	}
+	for i := range dead {
+		h.total.dead(dead[i].Headers.Text(headerCode))
+	}
+	if len(left) > 0 {
+		return &message.PartialError{Failed: left}
 	}
 	return nil
 }

@@ -160,8 +160,8 @@ func (r *running) bind(ctx context.Context, o *Options) error {
 	}
 	for _, s := range r.sources {
 		s.handler = r.telemetry.source(s.plan.Name, &ingest{
-			source: s.plan.Name, answers: s.plan.Traits.Answers, schema: s.plan.schema,
-			topic: r.topic, limit: int(o.MaxMessage), count: &s.count, fail: r.fail,
+			source: s.plan.Name, answers: s.plan.Traits.Answers, brokered: s.plan.Traits.Brokered, schema: s.plan.schema,
+			topic: r.topic, dead: r.dead, plan: r.plan.Hash, limit: int(o.MaxMessage), count: &s.count, total: &r.count, fail: r.fail,
 		})
 		if b, ok := s.current.(connectors.Binder); ok {
 			if err := b.Bind(ctx); err != nil {

@@ -287,6 +287,7 @@ func (c *SinkConfig) Check(n config.Node, r *config.Report) {
 // Traits implements connectors.Traited: at QoS 0 nothing is sent again.
 func (c *SourceConfig) Traits(t connectors.Traits) connectors.Traits {
 	t.Redelivers = c.Listen != "" || c.QoS > 0
+	t.Brokered = c.Listen == ""
 	return t
 }
 
