@@ -78,9 +78,15 @@ func (c *cluster) dial(ctx context.Context, network, address string) (net.Conn, 
 
 // check asks for the topics, so that what is wrong with the cluster, the credentials or
 // the topics shows at once and with its reason. It returns the id of the cluster.
-func (c *cluster) check(ctx context.Context, client *kgo.Client, topics []string, create bool) (string, error) {
+func (c *cluster) check(ctx context.Context, topics []string, create bool) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, checkWithin)
 	defer cancel()
+	// A client of its own, which ends with ctx even while it connects.
+	client, err := kgo.NewClient(append(c.options(ctx), kgo.WithContext(ctx))...)
+	if err != nil {
+		return "", fmt.Errorf("configure client: %w", err)
+	}
+	defer client.Close()
 	if err := client.Ping(ctx); err != nil {
 		return "", c.connectError(err)
 	}
@@ -116,7 +122,7 @@ func (c *cluster) check(ctx context.Context, client *kgo.Client, topics []string
 // connectError explains why no broker answers: what the last connection failed with
 // says more than that the time was up.
 func (c *cluster) connectError(err error) error {
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, kgo.ErrClientClosed) {
 		if cause := c.health.lastFailure(); cause != nil {
 			err = cause
 		}

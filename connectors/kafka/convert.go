@@ -80,7 +80,7 @@ func (c *converter) describe(r *kgo.Record, m *message.Message) {
 		message.Header{Name: headerPartition, Value: message.Int(int64(r.Partition))},
 		message.Header{Name: headerOffset, Value: message.Int(r.Offset)})
 	if r.Value == nil {
-		c.headers = append(c.headers, message.Header{Name: headerTombstone, Value: message.Bool(true)})
+		c.headers = append(c.headers, message.Header{Name: headerTombstone, Value: message.String("true")})
 	}
 	if len(r.Value) >= schemaIDBytes && r.Value[0] == 0 {
 		id := binary.BigEndian.Uint32(r.Value[1:])

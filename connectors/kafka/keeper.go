@@ -22,7 +22,7 @@ type keeper struct {
 
 // keptOffsets are the offsets in the file. Those of another cluster mean nothing.
 type keptOffsets struct {
-	Cluster string                   `json:"cluster"`
+	Cluster string                     `json:"cluster"`
 	Offsets map[string]map[int32]int64 `json:"offsets"`
 }
 

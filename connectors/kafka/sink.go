@@ -44,17 +44,16 @@ func (s *sink) opened(ctx context.Context) (*kgo.Client, error) {
 	if s.client != nil {
 		return s.client, nil
 	}
-	client, err := kgo.NewClient(append(s.cluster.options(ctx), s.cfg.options()...)...)
-	if err != nil {
-		return nil, fmt.Errorf("configure client: %w", err)
-	}
 	var topics []string
 	if s.cfg.Topic.Expr.IsZero() {
 		topics = []string{s.cfg.Topic.Literal}
 	}
-	if _, err := s.cluster.check(ctx, client, topics, s.cfg.AllowAutoTopicCreation); err != nil {
-		client.Close()
+	if _, err := s.cluster.check(ctx, topics, s.cfg.AllowAutoTopicCreation); err != nil {
 		return nil, err
+	}
+	client, err := kgo.NewClient(append(s.cluster.options(ctx), s.cfg.options()...)...)
+	if err != nil {
+		return nil, fmt.Errorf("configure client: %w", err)
 	}
 	s.client = client
 	return client, nil

@@ -66,7 +66,7 @@ func (s *source) run(ctx context.Context) error {
 	if s.client, err = kgo.NewClient(opts...); err != nil {
 		return fmt.Errorf("configure client: %w", err)
 	}
-	defer s.client.CloseAllowingRebalance()
+	defer s.goodbye(ctx)
 	s.cluster.health.heard.Store(time.Now().UnixNano())
 	for p := range starts {
 		s.share.assign(p)
@@ -76,6 +76,7 @@ func (s *source) run(ctx context.Context) error {
 	group.Go("kafka commit", s.commit)
 	group.Go("kafka watch", s.watch)
 	err = group.Wait()
+	s.client.AllowRebalance()
 	return stopped(ctx, errors.Join(err, s.leave(ctx)))
 }
 
@@ -90,16 +91,11 @@ func stopped(ctx context.Context, err error) error {
 // check asks the cluster before anything is read, and returns where to begin without a
 // group.
 func (s *source) check(ctx context.Context) (map[place]kgo.Offset, error) {
-	client, err := kgo.NewClient(s.cluster.options(ctx)...)
-	if err != nil {
-		return nil, fmt.Errorf("configure client: %w", err)
-	}
-	defer client.Close()
 	topics := s.cfg.Topics
 	for t := range s.cfg.Partitions {
 		topics = append(topics[:len(topics):len(topics)], t)
 	}
-	id, err := s.cluster.check(ctx, client, topics, false)
+	id, err := s.cluster.check(ctx, topics, false)
 	if err != nil || len(s.cfg.Partitions) == 0 {
 		return nil, err
 	}
@@ -252,6 +248,16 @@ func (s *source) leave(ctx context.Context) error {
 	return s.share.commitAll(ctx)
 }
 
+// goodbye leaves the group and closes the client. A group whose brokers do not answer
+// notices by itself.
+func (s *source) goodbye(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWithin)
+	defer cancel()
+	s.client.AllowRebalance()
+	_ = s.client.LeaveGroupContext(ctx) // nobody is left to hear why not
+	s.client.Close()
+}
+
 // watch ends the source when no broker answers any more, so that it shows and the
 // supervisor takes over.
 func (s *source) watch(ctx context.Context) error {
@@ -259,11 +265,8 @@ func (s *source) watch(ctx context.Context) error {
 		if s.cluster.health.silence() < silenceLimit {
 			continue
 		}
-		within, cancel := context.WithTimeout(ctx, dialWithin)
-		err := s.client.Ping(within)
-		cancel()
-		if err != nil && ctx.Err() == nil {
-			return fmt.Errorf("no broker was heard for %s: %w", silenceLimit, s.cluster.connectError(err))
+		if _, err := s.cluster.check(ctx, nil, false); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("no broker was heard for %s: %w", silenceLimit, err)
 		}
 	}
 	return nil
