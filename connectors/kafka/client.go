@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -71,9 +72,18 @@ func (c *cluster) dial(ctx context.Context, network, address string) (net.Conn, 
 	}
 	conf, err := c.tls.Load(host)
 	if err != nil {
+		return nil, &codedError{code: codeTLS, text: "the files of `tls:` cannot be used", cause: err}
+	}
+	conn, err := plain.DialContext(ctx, network, address)
+	if err != nil {
 		return nil, err
 	}
-	return (&tls.Dialer{NetDialer: plain, Config: conf}).DialContext(ctx, network, address)
+	secure := tls.Client(conn, conf)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		_ = conn.Close() // the handshake has failed
+		return nil, &codedError{code: codeTLS, text: "the TLS handshake with the broker failed; check `tls:` and whether this port speaks TLS", cause: err}
+	}
+	return secure, nil
 }
 
 // check asks for the topics, so that what is wrong with the cluster, the credentials or
@@ -126,6 +136,9 @@ func (c *cluster) connectError(err error) error {
 		if cause := c.health.lastFailure(); cause != nil {
 			err = cause
 		}
+	}
+	if c.auth != nil && errors.Is(err, io.EOF) {
+		err = &codedError{code: codeCredentials, text: "the broker closed the connection at the login; check `auth:` with its mechanism, user and password, and `tls:`"}
 	}
 	return fmt.Errorf("connect %v: %w", c.brokers, explain(err))
 }

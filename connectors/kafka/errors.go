@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -52,16 +51,11 @@ func explain(err error) error {
 	if _, coded := errors.AsType[*codedError](err); err == nil || coded {
 		return err
 	}
-	_, noHandshake := errors.AsType[tls.RecordHeaderError](err)
-	_, certificate := errors.AsType[*tls.CertificateVerificationError](err)
-	_, alert := errors.AsType[tls.AlertError](err)
 	_, firstRead := errors.AsType[*kgo.ErrFirstReadEOF](err)
 	kafka, answered := errors.AsType[*kerr.Error](err)
 	switch {
 	case answered:
 		return explainAnswer(kafka)
-	case noHandshake || certificate || alert:
-		return &codedError{code: codeTLS, text: "the TLS handshake with the broker failed; check `tls:` and whether this port speaks TLS", cause: err}
 	case firstRead:
 		return &codedError{code: codeClosed, text: "the broker closed the connection at once; check `tls:`, `auth:` with its mechanism and password, and the port"}
 	default:
