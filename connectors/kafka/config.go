@@ -33,14 +33,14 @@ func Spec() connectors.Spec {
 		Kinds:   connectors.KindsOf(message.KindNull, message.KindString, message.KindBytes),
 		Repeats: true,
 		Notes: []string{
-			"a binary header value that is valid UTF-8 arrives as text",
-			"the time is kept in milliseconds",
-			"a record without a value arrives with the header kafka-tombstone = true, and is sent by it",
+			"A binary header value that is valid UTF-8 arrives as text.",
+			"The time is kept in milliseconds.",
+			"A record without a value (a tombstone) arrives with the header kafka-tombstone, and leaves by it.",
 		},
 	}
 	return connectors.Spec{
 		Name: "kafka",
-		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, Carries: carries, OrderKey: "record key, else topic and partition"},
+		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, Headers: true, Carries: carries, OrderKey: "record key, else topic and partition"},
 			sourceDefaults, newSource),
 		Sink: connectors.SinkOf(connectors.Traits{Confirms: true, Headers: true, Carries: carries}, sinkDefaults, newSink),
 	}

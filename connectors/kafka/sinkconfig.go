@@ -94,7 +94,6 @@ func (c *SinkConfig) options() []kgo.Opt {
 		kgo.MaxBufferedRecords(c.MaxBuffered),
 		kgo.ProducerLinger(c.Linger),
 		kgo.ProduceRequestTimeout(min(c.Timeout, 10*time.Second)),
-		kgo.RecordDeliveryTimeout(c.Timeout),
 		kgo.UnknownTopicRetries(2),
 	}
 	if c.AllowAutoTopicCreation {
