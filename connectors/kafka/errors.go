@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -56,6 +57,8 @@ func explain(err error) error {
 	switch {
 	case answered:
 		return explainAnswer(kafka)
+	case strings.Contains(err.Error(), "tls alert record"): // the client's guess, which has no type
+		return &codedError{code: codeTLS, text: "the broker speaks TLS at this port; add `tls: {}`"}
 	case firstRead:
 		return &codedError{code: codeClosed, text: "the broker closed the connection at once; check `tls:`, `auth:` with its mechanism and password, and the port"}
 	default:

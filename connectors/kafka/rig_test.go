@@ -200,17 +200,3 @@ func (h *recorder) wait(t testing.TB, n int) []message.Message {
 }
 
 func secret(s string) config.Secret { return config.NewSecret(s) }
-
-// sent is the number of records in the only partition of orders.
-func sent(t testing.TB, brokers []string) int {
-	t.Helper()
-	cl := newClient(t, brokers)
-	defer cl.Close()
-	ends, err := kadm.NewClient(cl).ListEndOffsets(context.Background(), "orders")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	ends.Each(func(o kadm.ListedOffset) { n += int(o.Offset) })
-	return n
-}

@@ -180,7 +180,7 @@ func TestSinkRefuses(t *testing.T) {
 		to("missing", "e", 2),
 		to("orders", "a", 2),
 	), map[int]string{1: codeTooLarge, 2: "behind", 3: codeCannotCarry, 4: codeCannotCarry, 5: codeNoTopic, 6: "behind"})
-	if n := sent(t, c.ListenAddrs()); n != 2 {
+	if n := sent(t, c.ListenAddrs(), "orders"); n != 2 {
 		t.Errorf("%d records, want 2", n)
 	}
 }
