@@ -105,7 +105,7 @@ func (c *cluster) check(ctx context.Context, topics []string, create bool) (stri
 	req.Topics = []kmsg.MetadataRequestTopic{} // none, where nil would be all
 	for _, t := range topics {
 		topic := kmsg.NewMetadataRequestTopic()
-		topic.Topic = kmsg.StringPtr(t)
+		topic.Topic = new(t)
 		req.Topics = append(req.Topics, topic)
 	}
 	resp, err := req.RequestWith(ctx, client)

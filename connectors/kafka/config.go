@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/linkspan/linkspan/connectors"
@@ -221,6 +222,8 @@ func validBroker(address string) bool {
 	return err == nil && notNumber == nil && host != "" && number > 0
 }
 
+const topicCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
 // validTopic reports whether Kafka takes the name: up to 249 letters, digits, dots,
 // underscores and hyphens, and neither "." nor "..".
 func validTopic(name string) bool {
@@ -228,8 +231,7 @@ func validTopic(name string) bool {
 		return false
 	}
 	for i := range len(name) {
-		c := name[i]
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-') {
+		if !strings.ContainsRune(topicCharacters, rune(name[i])) {
 			return false
 		}
 	}

@@ -39,7 +39,7 @@ type share struct {
 // assigned is called by the client when partitions were given to this member.
 func (s *share) assigned(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
 	for _, p := range places(partitions) {
-		s.assign(p)
+		s.assign(p) //nolint:contextcheck // a worker lives as long as the source, not as the call
 	}
 }
 
@@ -202,7 +202,7 @@ func (s *share) commitAll(ctx context.Context) error {
 	coded, ok := errors.AsType[*codedError](err)
 	switch {
 	case err == nil || ctx.Err() != nil:
-		return nil //nolint:nilerr // what was not stored comes again
+		return nil // what was not stored comes again
 	case ok && coded.code == codeUnreachable:
 		// A rebalance, or a broker that is away for the moment: it is tried again soon.
 		s.source.env.Logger.LogAttrs(ctx, slog.LevelDebug, "offsets were not committed", slog.String("error", err.Error()))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -196,7 +197,7 @@ func TestOneBadMessageDoesNotTakeItsNeighbours(t *testing.T) {
 		if i == 4 {
 			size = 6000
 		}
-		ms = append(ms, message.Message{Key: fmt.Appendf(nil, "k%d", i%2), Payload: []byte(strings.Repeat(fmt.Sprint(i), size))})
+		ms = append(ms, message.Message{Key: fmt.Appendf(nil, "k%d", i%2), Payload: []byte(strings.Repeat(strconv.Itoa(i), size))})
 	}
 	wantReasons(t, handle(t, s, ms...), map[int]string{4: codeTooLarge, 6: "behind", 8: "behind"})
 	var order []string
@@ -263,7 +264,7 @@ func TestBrokerErrors(t *testing.T) {
 			}
 			if c.want == "" {
 				for i, r := range read(t, cluster.ListenAddrs(), "orders", 2) {
-					if string(r.Value) != fmt.Sprint(i+1) {
+					if string(r.Value) != strconv.Itoa(i+1) {
 						t.Errorf("%s at %d", r.Value, i)
 					}
 				}

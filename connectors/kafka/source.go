@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -38,16 +39,19 @@ func newSource(cfg SourceConfig, env connectors.Env) (connectors.Source, error) 
 	if cfg.Group == "" {
 		cfg.Group = name
 	}
-	return &source{cfg: cfg, env: env, cluster: cluster{brokers: cfg.Brokers, auth: cfg.Auth, tls: cfg.TLS, clientID: name}}, nil
+	s := &source{
+		cfg: cfg, env: env,
+		cluster: cluster{brokers: cfg.Brokers, auth: cfg.Auth, tls: cfg.TLS, clientID: name},
+		share:   share{workers: map[place]*worker{}, held: gauge{room: make(chan struct{}, 1)}},
+	}
+	s.share.source = s
+	return s, nil
 }
 
 // Run implements connectors.Source.
 func (s *source) Run(ctx context.Context, next message.Handler) error {
 	workers := run.NewGroup(ctx)
-	s.share = share{
-		source: s, group: workers, next: next,
-		workers: map[place]*worker{}, held: gauge{room: make(chan struct{}, 1)},
-	}
+	s.share.group, s.share.next = workers, next
 	err := s.run(ctx)
 	workers.Stop()
 	return errors.Join(err, workers.Wait())
@@ -69,7 +73,7 @@ func (s *source) run(ctx context.Context) error {
 	defer s.goodbye(ctx)
 	s.cluster.health.heard.Store(time.Now().UnixNano())
 	for p := range starts {
-		s.share.assign(p)
+		s.share.assign(p) //nolint:contextcheck // a worker lives as long as the source, not as the call
 	}
 	group := run.NewGroup(ctx)
 	group.Go("kafka poll", s.poll)
@@ -93,7 +97,7 @@ func stopped(ctx context.Context, err error) error {
 func (s *source) check(ctx context.Context) (map[place]kgo.Offset, error) {
 	topics := s.cfg.Topics
 	for t := range s.cfg.Partitions {
-		topics = append(topics[:len(topics):len(topics)], t)
+		topics = append(slices.Clip(topics), t)
 	}
 	id, err := s.cluster.check(ctx, topics, false)
 	if err != nil || len(s.cfg.Partitions) == 0 {

@@ -249,7 +249,7 @@ func valid(failed []message.Failed, n int) bool {
 func (w *worker) settle(records, left []*kgo.Record) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	to := position{}
+	var to position
 	if len(left) > 0 {
 		if left[0].Offset == records[0].Offset {
 			return
