@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,8 +18,13 @@ import (
 func benchRecords(n int) []*kgo.Record {
 	records := make([]*kgo.Record, n)
 	for i := range records {
+		value := fmt.Appendf(nil, `{"type":"order","id":%d,"region":"eu","total":%d.50,"customer":{"id":"c%d","email":"user%d@example.com"},"lines":[`, i, i*7, i%100, i*31)
+		for n := range 8 {
+			value = fmt.Appendf(value, `{"sku":"%x","quantity":%d,"price":%d.99},`, rand.Uint64(), n+1, rand.IntN(1000))
+		}
+		value = append(value, `{"note":"`+strings.Repeat("lorem ipsum ", (1024-len(value))/12)+`"}]}`...)
 		records[i] = &kgo.Record{
-			Topic: "orders", Partition: 1, Offset: int64(i), Key: fmt.Appendf(nil, "customer-%d", i%100), Value: []byte(strings.Repeat("x", 1024)), Timestamp: time.Now(),
+			Topic: "orders", Partition: 1, Offset: int64(i), Key: fmt.Appendf(nil, "customer-%d", i%100), Value: value, Timestamp: time.Now(),
 			Headers: []kgo.RecordHeader{{Key: "traceparent", Value: []byte("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")}, {Key: "x-tenant", Value: []byte("acme")}},
 		}
 	}
@@ -53,7 +59,7 @@ func BenchmarkEncode(b *testing.B) {
 // work is part of the figure.
 func BenchmarkSink(b *testing.B) {
 	for _, linger := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond} {
-		for _, compression := range []string{"none", "lz4", "snappy"} {
+		for _, compression := range []string{"none", "lz4", "snappy", "zstd"} {
 			b.Run(fmt.Sprintf("linger=%s/%s", linger, compression), func(b *testing.B) {
 				c := startCluster(b, kfake.BlackholeProduce())
 				s := newTestSink(b, c.ListenAddrs(), func(c *SinkConfig) { c.Linger, c.Compression = linger, compression })

@@ -162,7 +162,15 @@ func (h *health) OnBrokerRead(_ kgo.BrokerMetadata, _ int16, _ int, _, _ time.Du
 func (h *health) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.failure = err
+	// That the time was up says less than what failed before.
+	if err == nil || h.failure == nil || !isTimeout(err) {
+		h.failure = err
+	}
+}
+
+func isTimeout(err error) bool {
+	timed, ok := errors.AsType[net.Error](err)
+	return ok && timed.Timeout() || errors.Is(err, context.Canceled)
 }
 
 func (h *health) lastFailure() error {

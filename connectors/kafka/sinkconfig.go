@@ -31,7 +31,7 @@ type SinkConfig struct {
 	// key. Default: no key; then messages with equal ordering keys go to one partition,
 	// and the others are spread.
 	Key config.Option `yaml:"key"`
-	// Compression of batches: zstd, lz4, snappy, gzip or none. Default: lz4.
+	// Compression of batches: snappy, lz4, zstd, gzip or none. Default: snappy.
 	Compression string `yaml:"compression"`
 	// Acks is who has to have a message before it counts as delivered: all (the replicas
 	// in sync), leader, or none, which confirms nothing. Default: all.
@@ -59,7 +59,7 @@ type SinkConfig struct {
 func sinkDefaults() SinkConfig {
 	return SinkConfig{
 		Topic: config.Option{Destination: true}, Key: config.Option{Expression: true},
-		Compression: "lz4", Acks: acksAll, MaxBatch: 1000012, MaxBuffered: 50000, Timeout: 30 * time.Second,
+		Compression: "snappy", Acks: acksAll, MaxBatch: 1000012, MaxBuffered: 50000, Timeout: 30 * time.Second,
 	}
 }
 
