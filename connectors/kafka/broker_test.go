@@ -251,7 +251,7 @@ func TestBrokerTransactions(t *testing.T) {
 // Members join and leave every second for a minute.
 func TestBrokerRebalanceStorm(t *testing.T) {
 	topic := newTopic(t, 6)
-	storm(t, brokers(t), topic, topic, 6, *stormLasts, time.Second, nil)
+	storm(t, brokers(t), topic, topic, 6, *stormLasts, time.Second, balancerCooperative)
 }
 
 // A static member that comes back within its session keeps its partitions, and nobody

@@ -232,8 +232,12 @@ func TestBackPressure(t *testing.T) {
 // Several members come and go while messages flow. Nothing is lost, and no key is
 // reordered: a message may come again, but its first time is in order.
 func TestRebalanceStorm(t *testing.T) {
-	c := startCluster(t, kfake.SeedTopics(6, "orders"))
-	storm(t, c.ListenAddrs(), "orders", "storm", 6, 3*time.Second, 300*time.Millisecond, nil)
+	for _, balancer := range []string{balancerCooperative, balancerRange} { // the eager ones give everything back each time
+		t.Run(balancer, func(t *testing.T) {
+			c := startCluster(t, kfake.SeedTopics(6, "orders"))
+			storm(t, c.ListenAddrs(), "orders", "storm", 6, 2*time.Second, 250*time.Millisecond, balancer)
+		})
+	}
 }
 
 func TestSourceExplainsWhatIsWrong(t *testing.T) {

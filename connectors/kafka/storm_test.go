@@ -59,14 +59,14 @@ func (l *ledger) count() (seen, again, wrong int) {
 
 // storm lets members join and leave every beat, for as long as it lasts, while messages
 // are sent. At least one member stays.
-func storm(t *testing.T, brokers []string, topic, group string, partitions int, lasts, beat time.Duration, opts []kgo.Opt) {
+func storm(t *testing.T, brokers []string, topic, group string, partitions int, lasts, beat time.Duration, balancer string) {
 	t.Helper()
 	const keys, members = 50, 3
 	l := newLedger()
 	stops := make([]func(), members)
 	join := func(i int) {
 		src := newTestSource(t, testEnv(t), brokers, func(c *SourceConfig) {
-			c.Topics, c.Group, c.SessionTimeout = []string{topic}, group, 6*time.Second
+			c.Topics, c.Group, c.Balancer, c.SessionTimeout = []string{topic}, group, balancer, 6*time.Second
 		})
 		stops[i] = startSource(t, src, l)
 	}
@@ -78,7 +78,7 @@ func storm(t *testing.T, brokers []string, topic, group string, partitions int, 
 	sent, changes := 0, 0
 	sender := run.NewGroup(ctx)
 	sender.Go("send", func(ctx context.Context) error {
-		cl := newClient(t, brokers, append(opts, kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))...)
+		cl := newClient(t, brokers, kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
 		defer cl.Close()
 		for ; ctx.Err() == nil; sent++ {
 			cl.Produce(context.WithoutCancel(ctx), &kgo.Record{Topic: topic, Key: fmt.Appendf(nil, "k%d", sent%keys), Value: fmt.Appendf(nil, "%d", sent)}, func(_ *kgo.Record, err error) {
@@ -112,8 +112,8 @@ func storm(t *testing.T, brokers []string, topic, group string, partitions int, 
 	}
 	eventually(t, "all messages", func() bool { n, _, _ := l.count(); return n == sent })
 	seen, again, wrong := l.count()
-	t.Logf("rebalance storm: %d members came or went in %s, %d messages over %d partitions: %d lost, %d reordered, %d came again",
-		changes, lasts, sent, partitions, sent-seen, wrong, again)
+	t.Logf("rebalance storm, %s: %d members came or went in %s, %d messages over %d partitions: %d lost, %d reordered, %d came again",
+		balancer, changes, lasts, sent, partitions, sent-seen, wrong, again)
 	if wrong > 0 || seen != sent {
 		t.Errorf("%d of %d messages came, %d were out of order", seen, sent, wrong)
 	}
