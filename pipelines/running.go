@@ -374,13 +374,28 @@ func (o *orderer) order(u *unit) {
 	}
 }
 
-// sinkKey is what a sink may know of a unit's key: that two are equal. The key itself
-// may be a field that the sink may not see.
+// sinkKey is what a sink may know of a unit's key: that two are equal, also after a
+// restart, so that a sink may place messages by it. The key itself may be a field that the
+// sink may not see.
 func (r *running) sinkKey(u *unit) []byte {
 	if u.key == "" {
 		return nil
 	}
-	return binary.LittleEndian.AppendUint64(nil, maphash.String(r.seed, u.key))
+	return binary.LittleEndian.AppendUint64(nil, fnv1a(fnv1a(fnv1a(fnvOffset, r.plan.Name), "\x00"), u.key))
+}
+
+// fnvOffset and fnvPrime are those of FNV-1a with 64 bits.
+const (
+	fnvOffset uint64 = 14695981039346656037
+	fnvPrime  uint64 = 1099511628211
+)
+
+// fnv1a goes on with a hash. Unlike hash/fnv it allocates nothing.
+func fnv1a(h uint64, s string) uint64 {
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * fnvPrime
+	}
+	return h
 }
 
 // narrow returns the sinks of a message that is a retried dead letter of one sink.

@@ -2,6 +2,7 @@ package pipelines
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"sync"
@@ -55,4 +56,30 @@ func TestGate(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Equal keys give equal hashes in every process, different ones and other pipelines
+// different ones: a sink places messages by them, so a change would move the keys of
+// running systems.
+func TestSinkKeyIsStable(t *testing.T) {
+	key := func(pipeline, key string) string {
+		r := &running{plan: &Plan{Name: pipeline}}
+		return hex.EncodeToString(r.sinkKey(&unit{key: key}))
+	}
+	if got := key("orders", "customer-1"); got != "7e43acd8a4ee1745" {
+		t.Errorf("the hash is %s now", got)
+	}
+	seen := map[string]string{}
+	for _, p := range []string{"orders", "order"} {
+		for _, k := range []string{"customer-1", "customer-2", "scustomer-1", "a", "b"} {
+			h := key(p, k)
+			if other, twice := seen[h]; twice {
+				t.Errorf("%s and %s/%s have the same hash", other, p, k)
+			}
+			seen[h] = p + "/" + k
+		}
+	}
+	if key("orders", "") != "" {
+		t.Error("no key has a hash")
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/linkspan/linkspan/connectors/file"
 	"github.com/linkspan/linkspan/connectors/generate"
 	"github.com/linkspan/linkspan/connectors/http"
+	"github.com/linkspan/linkspan/connectors/kafka"
 	"github.com/linkspan/linkspan/connectors/mqtt"
 	"github.com/linkspan/linkspan/connectors/stdio"
 )
@@ -17,6 +18,7 @@ func Specs() []connectors.Spec {
 		file.Spec(),
 		generate.Spec(),
 		http.Spec(),
+		kafka.Spec(),
 		mqtt.Spec(),
 		stdio.Spec(),
 	}

@@ -69,6 +69,8 @@ type Features struct {
 	LowerCase bool
 	// LineBreaks: a header value may have line breaks. Otherwise the sink refuses it.
 	LineBreaks bool
+	// NUL: a header value may have NUL. Otherwise the sink refuses it.
+	NUL bool
 	// Lines: a payload is a line of text, not any bytes, and an empty one is nothing.
 	Lines bool
 	// LargePayload is a size, in bytes, that is carried. Default: 512 KiB.

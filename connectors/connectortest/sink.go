@@ -111,7 +111,7 @@ func (s *Sink) headers(t *testing.T, f Features) {
 			}
 		}
 	}
-	if refused[0] || refused[1] == f.LineBreaks || !refused[2] {
+	if refused[0] || refused[1] == f.LineBreaks || refused[2] == f.NUL {
 		t.Fatalf("refused %v: %v", refused, err)
 	}
 	got := s.Received(t, before+3-len(refused))[before:]

@@ -225,3 +225,29 @@ func TestProblemsHideSecrets(t *testing.T) {
 		t.Error("a reference was hidden")
 	}
 }
+
+// An option that is an expression by nature takes it as a plain text, whatever tag YAML
+// gives it, and the long form too. Another one takes a plain text as it is.
+func TestOptionsThatAreExpressions(t *testing.T) {
+	for _, c := range []struct{ yaml, literal, expr string }{
+		{"key: payload.customer.id", "", "payload.customer.id"},
+		{"key: true", "", "true"},
+		{"key: {expr: message.key}", "", "message.key"},
+		{"topic: payload.customer.id", "payload.customer.id", ""},
+	} {
+		var into struct {
+			Key   config.Option `yaml:"key"`
+			Topic config.Option `yaml:"topic"`
+		}
+		into.Key.Expression = true
+		var r config.Report
+		config.Decode(config.Parse("x.yaml", []byte(c.yaml), config.Lookup{}, &r).Root(), &into, &r)
+		got := into.Key
+		if c.literal != "" {
+			got = into.Topic
+		}
+		if got.Literal != c.literal || got.Expr.Source != c.expr || len(r.Problems()) > 0 {
+			t.Errorf("%s: literal %q, expression %q, %v", c.yaml, got.Literal, got.Expr.Source, r.Problems())
+		}
+	}
+}

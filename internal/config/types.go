@@ -155,7 +155,7 @@ func (e *Expr) DecodeConfig(n Node, r *Report) {
 }
 
 // Option is a connector option that may vary per message: a literal, or
-// {expr: …}. A computed option has an Index once the pipeline is compiled.
+// {expr: …}. What is an expression by nature takes it as a plain text as well. A computed option has an Index once the pipeline is compiled.
 type Option struct {
 	// Literal is the value when Expr is zero.
 	Literal string
@@ -167,6 +167,9 @@ type Option struct {
 	// Destination says that the value is where a message goes. A computed one needs a
 	// text in front, or Allow, so that a sender cannot choose any.
 	Destination bool
+	// Expression says that a plain text is an expression too, for what is one by nature,
+	// such as a key.
+	Expression bool
 	// Index is the place of the value in Message.Options.
 	Index int
 }
@@ -188,7 +191,11 @@ func (o *Option) DecodeConfig(n Node, r *Report) {
 		r.Errorf(n, "LS1110", "write a text, or {expr: EXPRESSION}", "a value is needed here")
 		return
 	}
-	if n.IsScalar() {
+	switch {
+	case n.IsScalar() && o.Expression:
+		o.Expr.DecodeConfig(n, r)
+		return
+	case n.IsScalar():
 		o.Literal, _ = n.resolve(r)
 		return
 	}
