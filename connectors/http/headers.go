@@ -87,8 +87,12 @@ func validName(s string) bool {
 }
 
 // validValue reports whether s can be a field value: no control characters, so no
-// way to end the header and start another.
+// way to end the header and start another, and no space at the ends, which would be
+// taken off on the way (RFC 9110 §5.5).
 func validValue(s string) bool {
+	if strings.Trim(s, " \t") != s {
+		return false
+	}
 	for i := range len(s) {
 		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
 			return false

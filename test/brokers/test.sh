@@ -25,5 +25,7 @@ printf '%-12s %-12s %8s %8s %8s\n' package broker passed failed skipped
 awk '{ n[$1 " " $2 " " $3]++; row[$1 " " $2] = 1 }
   END { for (r in row) { split(r, p, " "); printf "%-12s %-12s %8d %8d %8d\n", p[1], p[2], n[r " passed"], n[r " failed"], n[r " skipped"] } }' \
   "$LINKSPAN_BROKERS_LEDGER" | sort
-rm -f "$LINKSPAN_BROKERS_LEDGER"
+echo
+cat "$LINKSPAN_BROKERS_LEDGER.text" 2>/dev/null
+rm -f "$LINKSPAN_BROKERS_LEDGER" "$LINKSPAN_BROKERS_LEDGER.text"
 exit $rc

@@ -4,9 +4,11 @@ package pairs
 
 import (
 	"context"
+	"flag"
 	"fmt"
-	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -69,8 +71,20 @@ func webPeer(t *testing.T, listen, partner string) peer {
 	}
 }
 
-func peers(t *testing.T, listen, partner string) []peer {
-	return []peer{amqp091Peer(t), amqp1Peer(t), mqttPeer(t), stompPeer(t), webPeer(t, listen, partner), kafkaPeer(t)}
-}
+// only narrows a run by hand: -only mqtt,kafka.
+var only = flag.String("only", "", "the protocols of the pairs, separated by commas; default all")
 
-var _ http.Handler = (*partner)(nil)
+func peers(t *testing.T, listen, partner string) (out []peer) {
+	for _, p := range []struct {
+		name string
+		make func(t *testing.T) peer
+	}{
+		{"amqp091", amqp091Peer}, {"amqp1", amqp1Peer}, {"mqtt", mqttPeer}, {"stomp", stompPeer},
+		{"http", func(t *testing.T) peer { return webPeer(t, listen, partner) }}, {"kafka", kafkaPeer},
+	} {
+		if *only == "" || slices.Contains(strings.Split(*only, ","), p.name) {
+			out = append(out, p.make(t))
+		}
+	}
+	return out
+}

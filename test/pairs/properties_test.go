@@ -5,6 +5,7 @@ package pairs
 import (
 	"bytes"
 	"context"
+	crand "crypto/rand"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -26,6 +27,7 @@ import (
 	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/pipelines"
 	"github.com/linkspan/linkspan/queue/memory"
+	"github.com/linkspan/linkspan/test/brokers/brokersenv"
 	steps "github.com/linkspan/linkspan/transform/all"
 )
 
@@ -187,6 +189,7 @@ func TestBrokerProperties(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	unique := strings.ToLower(crand.Text()[:8]) // brokers may hold what an earlier run has left
 	addresses := map[string]map[string]string{}
 	for _, x := range every {
 		addresses[x.name] = map[string]string{}
@@ -194,7 +197,7 @@ func TestBrokerProperties(t *testing.T) {
 	for _, from := range every {
 		for _, to := range every {
 			name := from.name + "-" + to.name
-			first, second := "app.props."+name+".1", "app.props."+name+".2"
+			first, second := "app.props."+unique+"."+name+".1", "app.props."+unique+"."+name+".2"
 			names = append(names, name)
 			addresses[from.name][first] = "b-" + name
 			addresses[to.name][second] = "c-" + name
@@ -277,6 +280,13 @@ func start(ctx context.Context, t *testing.T, p *probe, dir string) (*pipelines.
 	}
 	group := run.NewGroup(ctx)
 	group.Go("engine", e.Run)
+	for !e.Ready() {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatal("the engine is not ready")
+		}
+	}
 	return e, func() {
 		group.Stop()
 		if err := group.Wait(); err != nil {
@@ -324,6 +334,5 @@ func judge(t *testing.T, p *probe, every []peer, refused map[string]map[int]stri
 			fmt.Fprintf(&out, "%14s", fmt.Sprintf("%d / %d / %d", good, len(refused[name]), silent))
 		}
 	}
-	t.Log(out.String())
-	fmt.Println(out.String())
+	brokersenv.Print(t, out.String())
 }

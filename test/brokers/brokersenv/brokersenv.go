@@ -86,3 +86,23 @@ func enter(t testing.TB, broker string) {
 		t.Errorf("the ledger of broker tests: %v", err)
 	}
 }
+
+// Print logs a result, and leaves it to the script to print at the end: go test shows
+// what a package printed only when it fails.
+func Print(t testing.TB, text string) {
+	t.Helper()
+	t.Log(text)
+	name := os.Getenv("LINKSPAN_BROKERS_LEDGER")
+	if name == "" {
+		return
+	}
+	f, err := os.OpenFile(name+".text", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Errorf("the results of broker tests: %v", err)
+		return
+	}
+	_, err = fmt.Fprintf(f, "%s\n\n", text)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Errorf("the results of broker tests: %v", err)
+	}
+}
