@@ -49,8 +49,8 @@ func (c *call) publish() {
 	c.now = time.Now()
 	c.sending.Store(true)
 	defer c.sending.Store(false)
-	c.out.link.pipe.hold()
-	defer c.out.link.pipe.release()
+	c.out.link.pipe.Hold()
+	defer c.out.link.pipe.Release()
 	frame := c.out.link.Config.FrameSize - 8
 	for i := range c.batch.Messages {
 		m := &c.batch.Messages[i]
@@ -87,7 +87,7 @@ func (c *call) send(i int, p amqp.Publishing, key string) bool {
 	sent, err := c.out.ch.PublishWithDeferredConfirm(c.sink.cfg.Exchange, key, c.sink.cfg.Mandatory, false, p)
 	if err != nil {
 		// What is left of it makes no sense to the broker.
-		c.out.link.pipe.abort()
+		c.out.link.pipe.Abort()
 		return false
 	}
 	c.flights = append(c.flights, flight{sent: sent, index: i})
@@ -102,11 +102,11 @@ func (c *call) enter() bool {
 		return true
 	default:
 	}
-	c.out.link.pipe.release()
+	c.out.link.pipe.Release()
 	c.sending.Store(false)
 	defer func() {
 		c.sending.Store(true)
-		c.out.link.pipe.hold()
+		c.out.link.pipe.Hold()
 	}()
 	for {
 		var oldest <-chan struct{}

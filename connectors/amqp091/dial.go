@@ -5,13 +5,12 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/linkspan/linkspan/connectors"
+	"github.com/linkspan/linkspan/connectors/internal/gather"
 	"github.com/linkspan/linkspan/internal/config"
 	"github.com/linkspan/linkspan/internal/tlsconf"
 )
@@ -22,8 +21,6 @@ const (
 	dialWithin = 10 * time.Second
 	// closeWithin bounds the farewell.
 	closeWithin = 2 * time.Second
-	// flushBytes is how much is gathered before it is written.
-	flushBytes = 64 << 10
 	// frameMax is what is asked for; brokers have it as their default.
 	frameMax = 128 << 10
 )
@@ -46,7 +43,7 @@ func newDialer(address config.Address, t *tlsconf.Client, auth *Auth, heartbeat 
 type link struct {
 	*amqp.Connection
 
-	pipe *pipe
+	pipe *gather.Conn
 	// ended is closed by the library when the connection is over.
 	ended chan *amqp.Error
 }
@@ -57,11 +54,11 @@ func (d *dialer) open(ctx context.Context) (*link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect %s: %w", d.address, err)
 	}
-	p := &pipe{Conn: conn}
-	stop := context.AfterFunc(ctx, p.abort)
+	p := gather.NewConn(conn)
+	stop := context.AfterFunc(ctx, p.Abort)
 	defer stop()
 	if err := conn.SetDeadline(time.Now().Add(dialWithin)); err != nil {
-		p.abort()
+		p.Abort()
 		return nil, fmt.Errorf("connect %s: %w", d.address, err)
 	}
 	c, err := amqp.Open(p, amqp.Config{
@@ -70,8 +67,8 @@ func (d *dialer) open(ctx context.Context) (*link, error) {
 	})
 	l := &link{Connection: c, pipe: p, ended: c.NotifyClose(make(chan *amqp.Error, 1))}
 	if err != nil {
-		broken := p.failure()
-		p.abort()
+		broken := p.Failure()
+		p.Abort()
 		l.wait()
 		return nil, fmt.Errorf("connect %s: %w", d.address, explainOpen(ctx, err, broken))
 	}
@@ -106,7 +103,7 @@ func (d *dialer) dial(ctx context.Context) (net.Conn, error) {
 
 // close says goodbye and waits for the library to end.
 func (l *link) close() {
-	timer := time.AfterFunc(closeWithin, l.pipe.abort)
+	timer := time.AfterFunc(closeWithin, l.pipe.Abort)
 	defer timer.Stop()
 	_ = l.CloseDeadline(time.Now().Add(closeWithin)) // it may be lost
 	l.wait()
@@ -116,76 +113,3 @@ func (l *link) wait() {
 	for range l.ended { // until the library closes it
 	}
 }
-
-// pipe is the socket below the library, which flushes after every message. While it is
-// held, what is written gathers.
-type pipe struct {
-	net.Conn
-
-	broken atomic.Pointer[error]
-
-	mu      sync.Mutex
-	holders int
-	buf     []byte
-}
-
-// Read implements net.Conn, and keeps the first failure.
-func (p *pipe) Read(b []byte) (int, error) {
-	n, err := p.Conn.Read(b)
-	if err != nil {
-		p.broken.CompareAndSwap(nil, &err)
-	}
-	return n, err
-}
-
-func (p *pipe) failure() error {
-	if err := p.broken.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
-
-// Write implements net.Conn.
-func (p *pipe) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.holders == 0 && len(p.buf) == 0 {
-		return p.Conn.Write(b)
-	}
-	p.buf = append(p.buf, b...)
-	if p.holders == 0 || len(p.buf) >= flushBytes {
-		if err := p.flush(); err != nil {
-			return 0, err
-		}
-	}
-	return len(b), nil
-}
-
-func (p *pipe) flush() error {
-	if len(p.buf) == 0 {
-		return nil
-	}
-	_, err := p.Conn.Write(p.buf)
-	p.buf = p.buf[:0]
-	return err
-}
-
-// hold lets writes gather.
-func (p *pipe) hold() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.holders++
-}
-
-// release writes what has gathered. Others may go on to hold.
-func (p *pipe) release() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.holders--
-	if p.flush() != nil {
-		p.abort()
-	}
-}
-
-// abort ends the socket at once. What waits for it fails.
-func (p *pipe) abort() { _ = p.Close() }

@@ -143,7 +143,7 @@ func (o *outgoing) suspects() int {
 // fail ends the connection from this side: nothing can be known of what is on its way.
 func (o *outgoing) fail(why error) {
 	o.failed.CompareAndSwap(nil, &why)
-	o.link.pipe.abort()
+	o.link.pipe.Abort()
 }
 
 // close ends the connection and waits for it.

@@ -69,7 +69,7 @@ func (s *sink) connected(ctx context.Context) (*outgoing, error) {
 	if err != nil {
 		return nil, err
 	}
-	hurry := context.AfterFunc(ctx, l.pipe.abort)
+	hurry := context.AfterFunc(ctx, l.pipe.Abort)
 	ch, err := s.prepare(l)
 	if !hurry() && err == nil {
 		err = ctx.Err()

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
-	"net"
 	"testing"
 	"time"
 
@@ -286,39 +284,4 @@ func TestSinkCut(t *testing.T) {
 		}
 	}
 	t.Logf("%d of 3000 confirmed", sum)
-}
-
-// Several writes of the library are one of the socket.
-func TestPipeGathers(t *testing.T) {
-	near, far := net.Pipe()
-	group := run.NewGroup(t.Context())
-	group.Go("reader", func(context.Context) error { _, err := io.Copy(io.Discard, far); return err })
-	counted := &countedConn{Conn: near}
-	p := &pipe{Conn: counted}
-	write := func(n, size, want int) {
-		t.Helper()
-		before := counted.writes
-		for range n {
-			if _, err := p.Write(make([]byte, size)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if got := counted.writes - before; got != want {
-			t.Errorf("%d writes, want %d", got, want)
-		}
-	}
-	write(3, 10, 3)
-	p.hold()
-	p.hold()
-	write(100, 10, 0)
-	p.release()
-	write(0, 0, 0)
-	write(10, 10, 0) // the other one holds
-	write(1, flushBytes, 1)
-	p.release()
-	write(1, 1, 1)
-	p.abort()
-	if err := group.Wait(); err != nil {
-		t.Error(err)
-	}
 }

@@ -10,6 +10,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/linkspan/linkspan/connectors"
+	"github.com/linkspan/linkspan/connectors/internal/gather"
 	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
 )
@@ -48,9 +49,9 @@ func (s *source) run(ctx context.Context, next message.Handler) error {
 		l.close() // ends the pump
 		_ = group.Wait()
 	}()
-	c := &consumer{source: s, next: next, key: []byte(s.cfg.Queue), arrivals: arrivals{arrived: make(chan struct{}, 1)}}
+	c := &consumer{source: s, next: next, key: []byte(s.cfg.Queue), Batches: gather.NewBatches[mark](s.cfg.Prefetch)}
 	// A broker that hangs must not hold up a stop while it is asked.
-	hurry := context.AfterFunc(ctx, l.pipe.abort)
+	hurry := context.AfterFunc(ctx, l.pipe.Abort)
 	err = c.start(l)
 	if !hurry() || err != nil {
 		return err
@@ -84,8 +85,16 @@ type consumer struct {
 	// seen is that offset, or -1, until something larger was handed on.
 	seen int64
 
-	arrivals
+	*gather.Batches[mark]
 }
+
+// mark is what a delivery is answered by: its tag, and its offset in a stream.
+type mark struct {
+	tag    uint64
+	offset int64
+}
+
+type bundle = gather.Bundle[mark]
 
 // start declares, and asks for the messages.
 func (c *consumer) start(l *link) (err error) {
@@ -143,16 +152,26 @@ func (c *consumer) seek(arguments amqp.Table) error {
 // handed on.
 func (c *consumer) pump(context.Context) error {
 	for d := range c.deliveries {
-		c.add(c, &d)
+		c.add(&d)
 	}
-	c.finish()
+	c.Finish()
 	return nil
+}
+
+func (c *consumer) add(d *amqp.Delivery) {
+	at := mark{tag: d.DeliveryTag}
+	if c.position != nil {
+		at.offset, _ = integer(d.Headers[tableOffset])
+	}
+	m := message.Message{Key: c.key, Source: c.source.env.Name}
+	readMessage(&m, d, time.Now())
+	c.Add(&m, at)
 }
 
 // work hands on what has arrived until the consumer or the context ends.
 func (c *consumer) work(ctx, work context.Context) error {
 	for {
-		b, more := c.take()
+		b, more := c.Take()
 		switch {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // what has arrived goes back to the queue
@@ -160,7 +179,7 @@ func (c *consumer) work(ctx, work context.Context) error {
 			return c.ended()
 		case b != nil:
 			err := c.handOn(work, b)
-			c.recycle(b)
+			c.Recycle(b)
 			if err != nil {
 				return err
 			}
@@ -169,7 +188,7 @@ func (c *consumer) work(ctx, work context.Context) error {
 			return c.ended()
 		}
 		select {
-		case <-c.arrived:
+		case <-c.Arrived:
 		case <-ctx.Done():
 		}
 	}
@@ -189,18 +208,18 @@ func (c *consumer) ended() error {
 
 // handOn hands a batch on and answers for its messages.
 func (c *consumer) handOn(work context.Context, b *bundle) error {
-	err := run.Protect("amqp091 hand-over", func() error { return c.next.Handle(work, &b.batch) })
+	err := run.Protect("amqp091 hand-over", func() error { return c.next.Handle(work, &b.Batch) })
 	if err == nil {
-		if err := c.keep(b, len(b.tags)-1); err != nil {
+		if err := c.keep(b, len(b.Marks)-1); err != nil {
 			return err
 		}
-		return c.ch.Ack(b.tags[len(b.tags)-1], true)
+		return c.ch.Ack(b.Marks[len(b.Marks)-1].tag, true)
 	}
 	partial, ok := errors.AsType[*message.PartialError](err)
 	if !ok {
 		return err // nothing was taken: all goes back to the queue
 	}
-	failed := make([]error, len(b.tags))
+	failed := make([]error, len(b.Marks))
 	for _, f := range partial.Failed {
 		failed[f.Index] = f.Err
 	}
@@ -225,10 +244,10 @@ func (c *consumer) settle(ctx context.Context, b *bundle, failed []error) error 
 		switch {
 		case c.position != nil: // a stream is settled by its offset
 		case why == nil:
-			err = c.ch.Ack(b.tags[i], false)
+			err = c.ch.Ack(b.Marks[i].tag, false)
 		default:
 			rejected++
-			err = c.ch.Reject(b.tags[i], false)
+			err = c.ch.Reject(b.Marks[i].tag, false)
 		}
 		if err != nil {
 			return err
@@ -243,7 +262,7 @@ func (c *consumer) settle(ctx context.Context, b *bundle, failed []error) error 
 	if err := c.keep(b, through); err != nil {
 		return err
 	}
-	return errors.Join(again, c.ch.Ack(b.tags[through], true))
+	return errors.Join(again, c.ch.Ack(b.Marks[through].tag, true))
 }
 
 // never reports whether a message will not be taken over however often it comes.
@@ -254,9 +273,9 @@ func never(err error) bool {
 
 // keep writes down the offset of the message at index, when the queue is a stream.
 func (c *consumer) keep(b *bundle, index int) error {
-	if c.position == nil || b.offsets[index] <= c.position.Offset && c.seen >= 0 {
+	if c.position == nil || b.Marks[index].offset <= c.position.Offset && c.seen >= 0 {
 		return nil
 	}
-	c.position.Offset, c.seen = b.offsets[index], b.offsets[index]
+	c.position.Offset, c.seen = b.Marks[index].offset, b.Marks[index].offset
 	return c.position.save(c.source.env.Dir)
 }

@@ -15,19 +15,6 @@ import (
 	"github.com/linkspan/linkspan/message"
 )
 
-// countedConn counts writes.
-type countedConn struct {
-	net.Conn
-
-	writes int
-}
-
-// Write implements net.Conn.
-func (c *countedConn) Write(b []byte) (int, error) {
-	c.writes++
-	return c.Conn.Write(b)
-}
-
 func send(t testing.TB, p peer, queue string, b *message.Batch) {
 	t.Helper()
 	if err := testSink(t, p, queue, nil).Handle(t.Context(), b); err != nil {
