@@ -6,10 +6,15 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // flushBytes is how much is gathered before it is written.
 const flushBytes = 64 << 10
+
+// flushAfter is how long written bytes are held at most, so that whoever holds may wait
+// for an answer to what it wrote.
+const flushAfter = time.Millisecond
 
 // Conn is the socket below a library that writes every frame by itself. While it is held,
 // what is written gathers.
@@ -21,10 +26,12 @@ type Conn struct {
 	mu      sync.Mutex
 	holders int
 	buf     []byte
+	late    *time.Timer
+	wait    time.Duration
 }
 
 // NewConn returns a Conn over a socket.
-func NewConn(conn net.Conn) *Conn { return &Conn{Conn: conn} }
+func NewConn(conn net.Conn) *Conn { return &Conn{Conn: conn, wait: flushAfter} }
 
 // Read implements net.Conn, and keeps the first failure.
 func (c *Conn) Read(b []byte) (int, error) {
@@ -50,6 +57,9 @@ func (c *Conn) Write(b []byte) (int, error) {
 	if c.holders == 0 && len(c.buf) == 0 {
 		return c.Conn.Write(b)
 	}
+	if len(c.buf) == 0 {
+		c.later()
+	}
 	c.buf = append(c.buf, b...)
 	if c.holders == 0 || len(c.buf) >= flushBytes {
 		if err := c.flush(); err != nil {
@@ -68,11 +78,29 @@ func (c *Conn) flush() error {
 	return err
 }
 
+// later sees to it that what gathers is written soon.
+func (c *Conn) later() {
+	if c.late == nil {
+		c.late = time.AfterFunc(c.wait, c.Flush)
+		return
+	}
+	c.late.Reset(c.wait)
+}
+
 // Hold lets writes gather.
 func (c *Conn) Hold() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.holders++
+}
+
+// Flush writes what has gathered, while others may go on to hold.
+func (c *Conn) Flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flush() != nil {
+		c.Abort()
+	}
 }
 
 // Release writes what has gathered. Others may go on to hold.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
@@ -45,11 +46,24 @@ func TestConnGathers(t *testing.T) {
 	write(3, 10, 3)
 	p.Hold()
 	p.Hold()
+	p.wait = time.Hour // what is late comes below
 	write(100, 10, 0)
 	p.Release()
-	write(0, 0, 0)
 	write(10, 10, 0) // the other one holds
 	write(1, flushBytes, 1)
+	p.wait = flushAfter
+	write(1, 10, 0)
+	for limit := time.Now().Add(5 * time.Second); ; <-time.After(time.Millisecond) {
+		p.mu.Lock()
+		held := len(p.buf)
+		p.mu.Unlock()
+		if held == 0 {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatal("it was never written")
+		}
+	}
 	p.Release()
 	write(1, 1, 1)
 	p.Abort()
