@@ -5,6 +5,7 @@ package all
 import (
 	"github.com/linkspan/linkspan/connectors"
 	"github.com/linkspan/linkspan/connectors/amqp091"
+	"github.com/linkspan/linkspan/connectors/amqp1"
 	"github.com/linkspan/linkspan/connectors/file"
 	"github.com/linkspan/linkspan/connectors/generate"
 	"github.com/linkspan/linkspan/connectors/http"
@@ -16,6 +17,7 @@ import (
 func Specs() []connectors.Spec {
 	return []connectors.Spec{
 		amqp091.Spec(),
+		amqp1.Spec(),
 		file.Spec(),
 		generate.Spec(),
 		http.Spec(),

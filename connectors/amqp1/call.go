@@ -76,11 +76,12 @@ func (c *call) send() {
 
 // one sends a message.
 func (c *call) one(i int, m *amqp.Message, address string) error {
-	s, err := c.out.sender(c.ctx, address)
+	s, err := c.sender(address)
 	if err != nil {
-		return c.attachError(err)
+		return c.linkError(err, "attach to ")
 	}
 	if c.sink.cfg.Settlement == settleSettled {
+		defer s.busy.Add(-1)
 		if err := s.Send(c.ctx, m, &amqp.SendOptions{Settled: true}); err != nil {
 			return c.sendError(err, address, s)
 		}
@@ -89,41 +90,65 @@ func (c *call) one(i int, m *amqp.Message, address string) error {
 	}
 	receipt, err := s.SendWithReceipt(c.ctx, m, nil)
 	if err != nil {
+		s.busy.Add(-1)
 		return c.sendError(err, address, s)
 	}
 	c.flights = append(c.flights, flight{receipt: receipt, index: i, address: address, sender: s})
 	return nil
 }
 
-// attachError says what a refused link means: with one address it is the peer's, or the
-// configuration's; with an address of its own it is the message's.
-func (c *call) attachError(err error) error {
-	cond := condition(err)
-	if cond == "" || c.sink.cfg.Address.Expr.IsZero() || c.ctx.Err() != nil {
-		return message.Unavailable(explainLink(c.because(err), "attach to "+c.sink.cfg.Address.Literal))
+// sender returns the link to an address. While all links have messages on their way, it
+// waits for outcomes.
+func (c *call) sender(address string) (*sender, error) {
+	for {
+		most := maxSenders
+		if c.next == len(c.flights) {
+			most = maxSenders * 4 // they are busy with what others sent
+		}
+		s, err := c.out.sender(c.ctx, address, most)
+		if !errors.Is(err, errBusy) || c.next == len(c.flights) {
+			return s, err
+		}
+		c.out.link.pipe.Flush()
+		c.await()
 	}
+}
+
+// linkError says what a refused or lost link means: with one address it is the fault of the
+// peer or of the configuration, with computed ones it may be that of the message.
+func (c *call) linkError(err error, what string) error {
+	cond := condition(err)
+	switch {
+	case c.ctx.Err() != nil:
+		return c.timedOut(err)
+	case c.sink.cfg.Address.Expr.IsZero():
+		return message.Unavailable(explainLink(err, what+c.sink.cfg.Address.Literal))
 	// The words of the peer may quote the address, and that the message's data.
-	return &message.Reason{Code: codeAddress, Text: fmt.Sprintf("the peer refuses the address (%s)", cond)}
+	case cond != "" && !slices.Contains([]amqp.ErrCond{
+		amqp.ErrCondResourceLimitExceeded, amqp.ErrCondResourceLocked, amqp.ErrCondDetachForced, amqp.ErrCondConnectionForced, amqp.ErrCondStolen,
+		amqp.ErrCondMessageSizeExceeded, amqp.ErrCondTransferLimitExceeded,
+	}, cond):
+		return &message.Reason{Code: codeAddress, Text: fmt.Sprintf("the peer refuses the address (%s)", cond)}
+	case cond != "":
+		return message.Unavailable(fmt.Errorf("the peer ended the link (%s)", cond))
+	default:
+		return message.Unavailable(err)
+	}
 }
 
 // sendError says what a failure to send means.
 func (c *call) sendError(err error, address string, s *sender) error {
 	var link *amqp.LinkError
 	var session *amqp.SessionError
-	switch cond := condition(err); {
+	switch {
 	case errors.As(err, &link), errors.As(err, &session):
 		c.out.drop(c.ctx, address, s)
-	case cond == amqp.ErrCondMessageSizeExceeded:
+		return c.linkError(err, "send to ")
+	case condition(err) == amqp.ErrCondMessageSizeExceeded:
 		return &message.Reason{Code: codeRejected, Text: "the message is larger than the peer takes", Permanent: true}
+	default:
+		return c.timedOut(err)
 	}
-	return c.timedOut(err)
-}
-
-func (c *call) because(err error) error {
-	if cause := context.Cause(c.ctx); cause != nil {
-		return cause
-	}
-	return err
 }
 
 // enter takes a place in the window. While there is none, it sends what has gathered and
@@ -157,6 +182,7 @@ func (c *call) await() {
 	c.next++
 	state, err := f.receipt.Wait(c.ctx)
 	c.out.window <- struct{}{}
+	f.sender.busy.Add(-1)
 	if err != nil {
 		err = c.sendError(err, f.address, f.sender)
 	} else {

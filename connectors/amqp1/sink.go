@@ -34,8 +34,12 @@ func (s *sink) Open(ctx context.Context) error {
 	if err != nil || !s.cfg.Address.Expr.IsZero() {
 		return err
 	}
-	_, err = out.sender(ctx, s.cfg.Address.Literal)
-	return err
+	attached, err := out.sender(ctx, s.cfg.Address.Literal, maxSenders)
+	if err != nil {
+		return explainLink(err, "attach to "+s.cfg.Address.Literal)
+	}
+	attached.busy.Add(-1)
+	return nil
 }
 
 // Close implements connectors.Sink.
@@ -82,7 +86,7 @@ func (s *sink) Handle(ctx context.Context, b *message.Batch) error {
 	c.timer = time.AfterFunc(s.cfg.Timeout, func() { cancel(errTimeout) })
 	defer c.timer.Stop()
 	// A peer that does not read must not hold up a stop, or the time-out.
-	stop := context.AfterFunc(within, out.link.pipe.Abort)
+	stop := context.AfterFunc(within, out.abort)
 	c.send()
 	for c.next < len(c.flights) {
 		c.await()

@@ -135,7 +135,7 @@ func (c *consumer) pump(ctx context.Context) error {
 		if err != nil {
 			c.lost = err
 			c.Finish()
-			return nil
+			return nil //nolint:nilerr // the worker reports it
 		}
 		m := message.Message{Key: c.key, Source: c.source.env.Name, Topic: c.source.cfg.Address}
 		readMessage(&m, in, time.Now())
@@ -188,7 +188,7 @@ func (c *consumer) handOn(work context.Context, b *gather.Bundle[*amqp.Message])
 	c.link.pipe.Release()
 	switch {
 	case lost != nil:
-		return fmt.Errorf("settle: %w", lost)
+		return explainLink(lost, "settle")
 	case again != nil:
 		return again
 	default:
