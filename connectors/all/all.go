@@ -4,6 +4,8 @@ package all
 
 import (
 	"github.com/linkspan/linkspan/connectors"
+	"github.com/linkspan/linkspan/connectors/amqp091"
+	"github.com/linkspan/linkspan/connectors/amqp1"
 	"github.com/linkspan/linkspan/connectors/file"
 	"github.com/linkspan/linkspan/connectors/generate"
 	"github.com/linkspan/linkspan/connectors/http"
@@ -15,6 +17,8 @@ import (
 // Specs returns all connectors, ordered by name.
 func Specs() []connectors.Spec {
 	return []connectors.Spec{
+		amqp091.Spec(),
+		amqp1.Spec(),
 		file.Spec(),
 		generate.Spec(),
 		http.Spec(),

@@ -99,8 +99,11 @@ func kinds(set connectors.Kinds) string {
 	if set == connectors.AllKinds() {
 		return "all"
 	}
-	if set.Has(message.KindBytes) {
-		return "text, bytes"
+	words := []string{"text"}
+	for i, word := range []string{message.KindNull: "null", message.KindBytes: "bytes", message.KindBool: "bool", message.KindInt: "int", message.KindFloat: "float", message.KindTime: "time"} {
+		if word != "" && set.Has(message.Kind(i)) {
+			words = append(words, word)
+		}
 	}
-	return "text"
+	return strings.Join(words, ", ")
 }

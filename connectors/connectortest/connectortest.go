@@ -67,6 +67,8 @@ type Features struct {
 	Headers bool
 	// LowerCase: header names are not case-sensitive.
 	LowerCase bool
+	// Single: a header name occurs once in a message.
+	Single bool
 	// LineBreaks: a header value may have line breaks. Otherwise the sink refuses it.
 	LineBreaks bool
 	// NUL: a header value may have NUL. Otherwise the sink refuses it.

@@ -70,6 +70,13 @@ func (n Node) Text() string {
 	return ""
 }
 
+// IsText reports whether a scalar is text: in quotes, or nothing that YAML takes for a
+// number, a truth value or null.
+func (n Node) IsText() bool {
+	y := n.resolved()
+	return y != nil && y.Kind == yaml.ScalarNode && y.ShortTag() == "!!str"
+}
+
 // Fields returns the members of a mapping in file order.
 func (n Node) Fields() []Field {
 	if !n.IsMapping() {
