@@ -218,6 +218,16 @@ func exampleFiles(t *testing.T) []string {
 	return names
 }
 
+// exampleEnv is the environment that examples/README.md sets.
+func exampleEnv(name string) (string, bool) {
+	v, ok := map[string]string{
+		"MOSQUITTO": "mqtt://127.0.0.1:1883", "KAFKA": "127.0.0.1:9092", "RABBITMQ": "amqp://127.0.0.1:5672",
+		"ARTEMIS": "amqp://127.0.0.1:5673", "ACTIVEMQ": "stomp://127.0.0.1:61613",
+		"BROKER_USER": "app", "BROKER_PASSWORD": "secret", "WEBHOOK_SECRET": "secret",
+	}[name]
+	return v, ok
+}
+
 // Every folder of examples passes check.
 func TestExamplesPassCheck(t *testing.T) {
 	folders := map[string]bool{}
@@ -226,7 +236,7 @@ func TestExamplesPassCheck(t *testing.T) {
 	}
 	for folder := range folders {
 		var report config.Report
-		pipelines.Load([]string{folder}, docsRegistry(t), config.Lookup{}, &report)
+		pipelines.Load([]string{folder}, docsRegistry(t), config.Lookup{Env: exampleEnv}, &report)
 		for _, p := range report.Problems() {
 			t.Error(p.Text())
 		}

@@ -240,7 +240,9 @@ func mqttPeer(t *testing.T) peer {
 		prepare: func(t *testing.T, addresses map[string]string) {
 			for a, reader := range addresses {
 				id := "collect-" + a
-				if reader != "" {
+				if client, ok := strings.CutPrefix(reader, "client "); ok {
+					id = client
+				} else if reader != "" {
 					id = "linkspan-" + reader + "-i"
 				}
 				c, err := connect(t.Context(), id, true, paho.ClientConfig{})
