@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/linkspan/linkspan/internal/config"
 	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
 )
@@ -77,6 +78,7 @@ func (s *share) worker(p place) *worker {
 		convert: converter{source: s.source.env.Name, strip: s.source.cfg.SchemaRegistry.Strip},
 		pause:   func(p place) { s.source.client.PauseFetchPartitions(map[string][]int32{p.topic: {p.partition}}) },
 		resume:  func(p place) { s.source.client.ResumeFetchPartitions(map[string][]int32{p.topic: {p.partition}}) },
+		retry:   config.Backoff{Min: retryMin, Max: retryMax},
 		done:    make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 }
