@@ -98,6 +98,9 @@ type Traits struct {
 	Brokered bool
 	// Confirms: nil from Handle means that the peer has it (sink).
 	Confirms bool
+	// Transacts: the messages are read and acknowledged, or written, in a transaction that
+	// the input and the outputs of a pipeline share.
+	Transacts bool
 	// Headers: the protocol carries user headers.
 	Headers bool
 	// Carries says where the protocol has the properties of a message.

@@ -7,6 +7,7 @@ import (
 	"github.com/linkspan/linkspan/internal/config"
 	"github.com/linkspan/linkspan/internal/expression"
 	"github.com/linkspan/linkspan/internal/jsonscan"
+	"github.com/linkspan/linkspan/queue"
 	"github.com/linkspan/linkspan/routing"
 	"github.com/linkspan/linkspan/schemas"
 	"github.com/linkspan/linkspan/transform"
@@ -109,14 +110,18 @@ func (c *planner) checkDelivery() {
 		c.report.Errorf(n, "LS1327", "use positive numbers", "attempts, max_in_flight (at most 100000), lanes (at most 1024), stop_timeout and dead_letter.keep must be positive")
 	}
 	c.checkQueue(d, n)
+	c.checkTransaction()
 	c.plan.Guarantee = c.guarantee()
 	switch d.Guarantee {
 	case "", "at-most-once", c.plan.Guarantee.Level:
-	case "at-least-once", "effectively-once":
+	case "at-least-once", effectivelyOnce:
+		if c.plan.Guarantee.Level == effectivelyOnce {
+			return
+		}
 		c.report.Errorf(n.Get("guarantee"), "LS1328", "assert "+c.plan.Guarantee.Level+", or change what it names",
 			"the pipeline gives only %s: %s", c.plan.Guarantee.Level, c.plan.Guarantee.Because)
 	default:
-		c.report.Errorf(n.Get("guarantee"), "LS1327", config.Suggest(d.Guarantee, []string{"at-most-once", "at-least-once", "effectively-once"}), "there is no guarantee of this name")
+		c.report.Errorf(n.Get("guarantee"), "LS1327", config.Suggest(d.Guarantee, []string{"at-most-once", "at-least-once", effectivelyOnce}), "there is no guarantee of this name")
 	}
 }
 
@@ -134,16 +139,49 @@ func (c *planner) checkQueue(d *Delivery, n config.Node) {
 	if d.OnDamage != "" && d.OnDamage != damageServe && d.OnDamage != damageHold {
 		c.report.Errorf(n.Get("on_damage"), "LS1327", config.Suggest(d.OnDamage, []string{damageServe, damageHold}), "on_damage is serve_rest or hold")
 	}
+	if d.Queue != "" && d.Queue != queueNone {
+		c.report.Errorf(n.Get("queue"), "LS1327", "remove it, or write none", "queue is none, or left out")
+	}
 	can := c.reg.Queue
+	if d.Queue == queueNone {
+		can = queue.Caps{Name: queueNone}
+	}
 	for _, need := range []struct {
 		key       string
 		needs, is bool
 	}{
-		{"priority", d.Priority, can.Priority}, {"dedup", d.Dedup > 0, can.Dedup}, {"keep", d.Keep > 0, can.Seek},
+		{"priority", d.Priority, can.Priority},
+		{"dedup", d.Dedup > 0, can.Dedup},
+		{"keep", d.Keep > 0, can.Seek},
+		{"on_damage", d.OnDamage != "", d.Queue != queueNone},
 	} {
 		if need.needs && !need.is {
 			c.report.Errorf(n.Get(need.key), "LS1333", "remove it, or use another queue engine", "the queue (%s) cannot do this", can.Name)
 		}
+	}
+}
+
+// effectivelyOnce is the guarantee of a transaction: what comes again was not there.
+const effectivelyOnce = "effectively-once"
+
+// transacts reports whether some end takes part in a transaction, and whether all do that
+// must.
+func (c *planner) transacts() (some, all bool) {
+	all = len(c.plan.Sources) == 1 && c.plan.Delivery.Queue == queueNone
+	for _, s := range c.plan.Sources {
+		some, all = some || s.Traits.Transacts, all && s.Traits.Transacts
+	}
+	for _, s := range c.plan.Sinks {
+		some, all = some || s.Traits.Transacts, all && s.Traits.Transacts
+	}
+	return some, all
+}
+
+// checkTransaction refuses half a transaction, which would look like a whole one.
+func (c *planner) checkTransaction() {
+	if some, all := c.transacts(); some && !all {
+		c.report.Errorf(c.root, "LS1335", "give the only input a transactional_id, write `transactional: true` at all outputs, and `delivery: {queue: none}`",
+			"a transaction needs one input with a transactional_id, outputs that are all transactional, and no queue between them")
 	}
 }
 
@@ -154,13 +192,19 @@ func (c *planner) guarantee() Guarantee {
 			return Guarantee{"at-most-once", fmt.Sprintf("in.%s (%s) does not send again what was not acknowledged", s.Name, s.Connector)}
 		}
 	}
-	if !c.reg.Queue.Durable {
+	if !c.reg.Queue.Durable && c.plan.Delivery.Queue != queueNone {
 		return Guarantee{"at-most-once", fmt.Sprintf("the queue (%s) does not survive the process", c.reg.Queue.Name)}
 	}
 	for _, s := range c.plan.Sinks {
 		if s.Connector != "" && !s.Traits.Confirms {
 			return Guarantee{"at-most-once", fmt.Sprintf("out.%s (%s) does not confirm", s.Name, s.Connector)}
 		}
+	}
+	if _, all := c.transacts(); all {
+		return Guarantee{effectivelyOnce, "what is read and what is written are committed together; readers need isolation: read_committed, and dead letters may be there twice"}
+	}
+	if c.plan.Delivery.Queue == queueNone {
+		return Guarantee{"at-least-once", "without a queue, what was delivered and not acknowledged upstream comes again after a crash or a stop"}
 	}
 	return Guarantee{"at-least-once", fmt.Sprintf("after a crash up to %d messages that were delivered and not settled come again", c.plan.Delivery.MaxInFlight)}
 }

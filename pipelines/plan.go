@@ -91,6 +91,10 @@ type Delivery struct {
 	Retry Retry `yaml:"retry"`
 	// DeadLetter configures the dead letter topic.
 	DeadLetter DeadLetterConfig `yaml:"dead_letter"`
+	// Queue is empty for the queue of the deployment, or none: sources and sinks are joined
+	// directly, and a source may acknowledge upstream only when the sinks have taken the
+	// message. Dead letters are stored all the same.
+	Queue string `yaml:"queue"`
 	// Priority reads the highest priority first, as far as messages wait in the queue.
 	// Default: in the order of arrival.
 	Priority bool `yaml:"priority"`
@@ -130,7 +134,7 @@ type DeadLetterConfig struct {
 
 // Guarantee is a delivery guarantee with its reason.
 type Guarantee struct {
-	// Level is at-most-once or at-least-once.
+	// Level is at-most-once, at-least-once or effectively-once.
 	Level string `json:"level"`
 	// Because names the weakest link.
 	Because string `json:"because"`

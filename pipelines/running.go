@@ -69,6 +69,9 @@ func newRunning(p *Plan, o *Options, listeners *connectors.Listeners, replies *c
 		log:       o.Logger.With(slog.String("pipeline", p.Name)),
 		telemetry: &telemetry{tracer: o.Tracer, pipeline: p.Name},
 	}
+	if p.Delivery.Queue == queueNone {
+		r.queue = newDirect(o.Queue, p.Topic())
+	}
 	env := func(kind, name string) (connectors.Env, error) {
 		dir := filepath.Join(o.DataDir, "connectors", p.Name, kind+"."+name)
 		if err := os.MkdirAll(dir, 0o700); err != nil {

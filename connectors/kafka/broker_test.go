@@ -292,3 +292,15 @@ func firstPartition(h *recorder) message.Value {
 	v, _ := all[len(all)-1].Headers.Get(headerPartition)
 	return v
 }
+
+func TestBrokerExactlyOnce(t *testing.T) {
+	exactlyOnce(t, brokers(t), newTopic(t, 3), newTopic(t, 3), 3000, 2, time.Second, nil)
+}
+
+// The broker is killed in the middle.
+func TestBrokerExactlyOnceKill(t *testing.T) {
+	exactlyOnce(t, brokers(t), newTopic(t, 3), newTopic(t, 3), 2000, 2, 20*time.Second, func() {
+		brokersenv.Do(t, "kill", "kafka-1")
+		brokersenv.Do(t, "up", "kafka")
+	})
+}

@@ -39,11 +39,14 @@ func Spec() connectors.Spec {
 			"A record without a value (a tombstone) arrives with the header kafka-tombstone, and leaves by it.",
 		},
 	}
+	book := newTransactions()
 	return connectors.Spec{
 		Name: "kafka",
-		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, Headers: true, Carries: carries, OrderKey: "record key, else topic and partition"},
-			sourceDefaults, newSource),
-		Sink: connectors.SinkOf(connectors.Traits{Confirms: true, Headers: true, Carries: carries}, sinkDefaults, newSink),
+		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, Brokered: true, Headers: true, Carries: carries, OrderKey: "record key, else topic and partition"},
+			sourceDefaults,
+			func(c SourceConfig, e connectors.Env) (connectors.Source, error) { return newSource(c, e, book) }),
+		Sink: connectors.SinkOf(connectors.Traits{Confirms: true, Headers: true, Carries: carries}, sinkDefaults,
+			func(c SinkConfig, e connectors.Env) (connectors.Sink, error) { return newSink(c, e, book) }),
 	}
 }
 
@@ -99,6 +102,13 @@ type SourceConfig struct {
 	// CommitInterval is how often offsets are committed. After a crash at most what was
 	// taken over in this time comes again. Default: 200ms.
 	CommitInterval time.Duration `yaml:"commit_interval"`
+	// TransactionalID makes the input read in transactions: the outputs of the pipeline
+	// write in them, and the offsets are committed with them. Each running instance needs
+	// its own. Needs `delivery: {queue: none}` and `transactional: true` at all outputs.
+	TransactionalID string `yaml:"transactional_id"`
+	// TransactionTimeout is how long a transaction may take; half of it is for the
+	// pipeline. Default: 60s.
+	TransactionTimeout time.Duration `yaml:"transaction_timeout"`
 	// Fetch tunes what is read at once.
 	Fetch Fetch `yaml:"fetch"`
 	// SchemaRegistry says what to do with the schema id in front of a payload.
@@ -134,7 +144,8 @@ func sourceDefaults() SourceConfig {
 	return SourceConfig{
 		Start: startEarliest, Isolation: readCommitted, Balancer: balancerCooperative,
 		SessionTimeout: 45 * time.Second, RebalanceTimeout: 60 * time.Second, CommitInterval: 200 * time.Millisecond,
-		Fetch: Fetch{MinBytes: 1, MaxBytes: 16 << 20, MaxPartitionBytes: 1 << 20, MaxWait: 500 * time.Millisecond},
+		TransactionTimeout: time.Minute,
+		Fetch:              Fetch{MinBytes: 1, MaxBytes: 16 << 20, MaxPartitionBytes: 1 << 20, MaxWait: 500 * time.Millisecond},
 	}
 }
 
@@ -153,7 +164,16 @@ func (c *SourceConfig) Check(n config.Node, r *config.Report) {
 	if c.CommitInterval < 10*time.Millisecond || c.CommitInterval > time.Minute {
 		r.Errorf(n.Get("commit_interval"), "LS1150", "write 200ms", "commit_interval must be 10ms to 1m")
 	}
+	if len(c.TransactionalID) > 200 || c.TransactionTimeout < 2*time.Second || c.TransactionTimeout > 15*time.Minute {
+		r.Errorf(n, "LS1150", "leave transaction_timeout out to get the default", "transactional_id must have 200 bytes at most, and transaction_timeout be 2s to 15m")
+	}
 	c.Fetch.check(n.Get("fetch"), r)
+}
+
+// Traits implements connectors.Traited.
+func (c *SourceConfig) Traits(t connectors.Traits) connectors.Traits {
+	t.Transacts = c.TransactionalID != ""
+	return t
 }
 
 func (f *Fetch) check(n config.Node, r *config.Report) {
@@ -193,7 +213,7 @@ func (c *SourceConfig) checkWhat(n config.Node, r *config.Report) {
 	if len(c.Partitions) == 0 {
 		return
 	}
-	for _, key := range []string{"group", "balancer", "instance_id", "session_timeout", "rebalance_timeout"} {
+	for _, key := range []string{"group", "balancer", "instance_id", "session_timeout", "rebalance_timeout", "transactional_id"} {
 		if v := n.Get(key); !v.IsZero() {
 			r.Errorf(v, "LS1150", "remove it, or write `topics:` instead of `partitions:`", "%s is for a group, and fixed partitions are read without one", key)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/linkspan/linkspan/internal/config"
 	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
 )
@@ -60,19 +61,26 @@ func (s *share) assign(p place) {
 		return
 	}
 	ctx, stop := context.WithCancel(s.group.Context())
-	w := &worker{
-		place: p, key: []byte(p.topic + "/" + strconv.Itoa(int(p.partition))), next: s.next, held: &s.held, log: s.source.env.Logger,
-		convert: converter{source: s.source.env.Name, strip: s.source.cfg.SchemaRegistry.Strip},
-		pause:   func(p place) { s.source.client.PauseFetchPartitions(map[string][]int32{p.topic: {p.partition}}) },
-		resume:  func(p place) { s.source.client.ResumeFetchPartitions(map[string][]int32{p.topic: {p.partition}}) },
-		stop:    stop, done: make(chan struct{}), wake: make(chan struct{}, 1),
-	}
+	w := s.worker(p)
+	w.stop = stop
 	s.workers[p] = w
 	s.group.Go("kafka partition", func(context.Context) error {
 		defer stop()
 		w.run(ctx)
 		return nil
 	})
+}
+
+// worker returns a worker that does not run.
+func (s *share) worker(p place) *worker {
+	return &worker{
+		place: p, key: []byte(p.topic + "/" + strconv.Itoa(int(p.partition))), next: s.next, held: &s.held, log: s.source.env.Logger,
+		convert: converter{source: s.source.env.Name, strip: s.source.cfg.SchemaRegistry.Strip},
+		pause:   func(p place) { s.source.client.PauseFetchPartitions(map[string][]int32{p.topic: {p.partition}}) },
+		resume:  func(p place) { s.source.client.ResumeFetchPartitions(map[string][]int32{p.topic: {p.partition}}) },
+		retry:   config.Backoff{Min: retryMin, Max: retryMax},
+		done:    make(chan struct{}), wake: make(chan struct{}, 1),
+	}
 }
 
 // add passes records to the worker of their partition. What comes for a partition that

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"sync"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -14,18 +15,21 @@ import (
 )
 
 type sink struct {
-	cfg     SinkConfig
-	cluster cluster
-	parcels sync.Pool
+	cfg      SinkConfig
+	cluster  cluster
+	pipeline string
+	parcels  sync.Pool
+	book     *transactions
+	suspects suspects
 
 	mu sync.Mutex
 	// client is guarded by mu. Nil: the sink is not open.
 	client *kgo.Client
 }
 
-func newSink(cfg SinkConfig, env connectors.Env) (connectors.Sink, error) {
+func newSink(cfg SinkConfig, env connectors.Env, book *transactions) (connectors.Sink, error) {
 	return &sink{
-		cfg:     cfg,
+		cfg: cfg, pipeline: env.Pipeline, book: book, suspects: suspects{seed: maphash.MakeSeed()},
 		cluster: cluster{brokers: cfg.Brokers, auth: cfg.Auth, tls: cfg.TLS, clientID: "linkspan-" + env.Pipeline + "-" + env.Name},
 		parcels: sync.Pool{New: func() any { return &parcel{} }},
 	}, nil
@@ -51,6 +55,9 @@ func (s *sink) opened(ctx context.Context) (*kgo.Client, error) {
 	if _, err := s.cluster.check(ctx, topics, s.cfg.AllowAutoTopicCreation); err != nil {
 		return nil, err
 	}
+	if s.cfg.Transactional {
+		return nil, nil //nolint:nilnil // the input's client is used
+	}
 	client, err := kgo.NewClient(append(s.cluster.options(ctx), s.cfg.options()...)...)
 	if err != nil {
 		return nil, fmt.Errorf("configure client: %w", err)
@@ -74,17 +81,29 @@ func (s *sink) Close(context.Context) error {
 // the later ones of the same key are held back, except those that were under way in
 // another batch to the broker.
 func (s *sink) Handle(ctx context.Context, b *message.Batch) error {
+	if s.cfg.Transactional {
+		return s.handleIn(ctx, b)
+	}
 	client, err := s.opened(ctx)
 	if err != nil {
 		return message.Unavailable(err)
 	}
+	return s.call(client, b).finish(ctx)
+}
+
+func (s *sink) call(client *kgo.Client, b *message.Batch) *call {
 	c := &call{sink: s, client: client, batch: b, errs: make([]error, b.Len()), parcel: s.parcels.Get().(*parcel)}
 	c.parcel.call = c
-	err = c.result(ctx, c.send(ctx))
+	return c
+}
+
+// finish sends the batch and returns what Handle does.
+func (c *call) finish(ctx context.Context) error {
+	err := c.result(ctx, c.send(ctx))
 	if p := c.parcel; !c.over {
 		p.reset()
 		if cap(p.bytes) <= keepBytes {
-			s.parcels.Put(p)
+			c.sink.parcels.Put(p)
 		}
 	}
 	return err
@@ -103,8 +122,15 @@ type call struct {
 	client *kgo.Client
 	batch  *message.Batch
 	parcel *parcel
-	// index are the places in the batch of the records that are sent.
-	index []int
+	// index are the places in the batch of the records that are being sent, and sent those
+	// of all that were.
+	index, sent []int
+	// strict: what a broker refused is not tried again alone, because it is in a
+	// transaction. Known are the refusals of an earlier one by place in the batch, and
+	// alone says to send one by one.
+	strict bool
+	known  map[int]*message.Reason
+	alone  bool
 	// refused are the keys of messages that were not taken.
 	refused lines.Keys
 
@@ -134,6 +160,11 @@ func (c *call) send(ctx context.Context) error {
 			c.errs[i] = message.ErrBehind
 			continue
 		}
+		if reason := c.known[i]; reason != nil {
+			c.errs[i] = reason
+			c.refused.Add(m.Key)
+			continue
+		}
 		if c.errs[i] = unsendable(m, topic, key, int(c.sink.cfg.MaxBatch)); c.errs[i] != nil {
 			c.refused.Add(m.Key)
 			continue
@@ -141,10 +172,29 @@ func (c *call) send(ctx context.Context) error {
 		c.parcel.add(m, topic, key)
 		c.index = append(c.index, i)
 	}
-	if err := c.produce(ctx, c.parcel.records); err != nil {
+	c.sent = c.index
+	if c.strict && c.alone {
+		return c.oneByOne(ctx)
+	}
+	if err := c.produce(ctx, c.parcel.records); err != nil || c.strict {
 		return err
 	}
 	return c.single(ctx)
+}
+
+// oneByOne sends each record when the one before is there, up to the first that fails.
+func (c *call) oneByOne(ctx context.Context) error {
+	for n, i := range c.sent {
+		c.index = c.sent[n : n+1]
+		if err := c.produce(ctx, c.parcel.records[n:n+1]); err != nil {
+			return err
+		}
+		if c.errs[i] != nil { // the transaction is lost
+			c.sent = c.sent[:n+1]
+			break
+		}
+	}
+	return nil
 }
 
 // produce sends records, those of c.index, and waits for their outcomes.

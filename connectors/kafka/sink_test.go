@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -332,4 +333,26 @@ func TestPayloadsAreCopied(t *testing.T) {
 		t.Errorf("record %q %q", r.Key, r.Value)
 	}
 	var _ kgo.Partitioner = partitioner{}
+}
+
+// refuse makes the brokers refuse every batch that has some text, uncompressed or not.
+func refuse(c *kfake.Cluster, text string) {
+	c.ControlKey(int16(kmsg.Produce), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		req := kreq.(*kmsg.ProduceRequest)
+		resp := req.ResponseKind().(*kmsg.ProduceResponse)
+		refused := false
+		for _, rt := range req.Topics {
+			topic := kmsg.NewProduceResponseTopic()
+			topic.Topic, topic.TopicID = rt.Topic, rt.TopicID
+			for _, rp := range rt.Partitions {
+				p := kmsg.NewProduceResponseTopicPartition()
+				p.Partition, p.ErrorCode = rp.Partition, kerr.InvalidRecord.Code
+				refused = refused || bytes.Contains(rp.Records, []byte(text))
+				topic.Partitions = append(topic.Partitions, p)
+			}
+			resp.Topics = append(resp.Topics, topic)
+		}
+		return resp, nil, refused
+	})
 }

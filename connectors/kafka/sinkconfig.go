@@ -50,6 +50,9 @@ type SinkConfig struct {
 	// AllowAutoTopicCreation lets the brokers make a topic that is missing. Default:
 	// false.
 	AllowAutoTopicCreation bool `yaml:"allow_auto_topic_creation"`
+	// Transactional writes in the transactions of the pipeline's input, with the input's
+	// connection, acks: all and compression: snappy. Default: false.
+	Transactional bool `yaml:"transactional"`
 	// Auth is who connects.
 	Auth *Auth `yaml:"auth"`
 	// TLS is used when it is given; {} verifies against the system's authorities.
@@ -71,6 +74,13 @@ func (c *SinkConfig) Check(n config.Node, r *config.Report) {
 	}
 	oneOf(n.Get("compression"), c.Compression, []string{"zstd", "lz4", "snappy", "gzip", compressionNone}, r)
 	oneOf(n.Get("acks"), c.Acks, []string{acksAll, acksLeader, acksNone}, r)
+	if c.Transactional {
+		for _, key := range []string{"compression", "acks", "linger", "max_batch", "max_buffered", "allow_auto_topic_creation"} {
+			if v := n.Get(key); !v.IsZero() {
+				r.Errorf(v, "LS1150", "remove it", "%s has no effect in the transactions of the input", key)
+			}
+		}
+	}
 	if c.Linger < 0 || c.Linger > time.Second {
 		r.Errorf(n.Get("linger"), "LS1150", "write 2ms", "linger must be 0 to 1s")
 	}
@@ -81,7 +91,7 @@ func (c *SinkConfig) Check(n config.Node, r *config.Report) {
 
 // Traits implements connectors.Traited: without acks nothing is confirmed.
 func (c *SinkConfig) Traits(t connectors.Traits) connectors.Traits {
-	t.Confirms = c.Acks != acksNone
+	t.Confirms, t.Transacts = c.Acks != acksNone, c.Transactional
 	return t
 }
 

@@ -30,17 +30,18 @@ type source struct {
 	cluster cluster
 	client  *kgo.Client
 	share   share
+	book    *transactions
 	// keeper keeps the offsets where there is no group. Nil: there is one.
 	keeper *keeper
 }
 
-func newSource(cfg SourceConfig, env connectors.Env) (connectors.Source, error) {
+func newSource(cfg SourceConfig, env connectors.Env, book *transactions) (connectors.Source, error) {
 	name := "linkspan-" + env.Pipeline + "-" + env.Name
 	if cfg.Group == "" {
 		cfg.Group = name
 	}
 	s := &source{
-		cfg: cfg, env: env,
+		cfg: cfg, env: env, book: book,
 		cluster: cluster{brokers: cfg.Brokers, auth: cfg.Auth, tls: cfg.TLS, clientID: name},
 		share:   share{workers: map[place]*worker{}, held: gauge{room: make(chan struct{}, 1)}},
 	}
@@ -52,16 +53,19 @@ func newSource(cfg SourceConfig, env connectors.Env) (connectors.Source, error) 
 func (s *source) Run(ctx context.Context, next message.Handler) error {
 	workers := run.NewGroup(ctx)
 	s.share.group, s.share.next = workers, next
-	err := s.run(ctx)
+	err := s.run(ctx, next)
 	workers.Stop()
 	return errors.Join(err, workers.Wait())
 }
 
 // run connects, receives, and says good-bye.
-func (s *source) run(ctx context.Context) error {
+func (s *source) run(ctx context.Context, next message.Handler) error {
 	starts, err := s.check(ctx)
 	if err != nil || ctx.Err() != nil {
 		return stopped(ctx, err)
+	}
+	if s.cfg.TransactionalID != "" {
+		return s.transact(ctx, next)
 	}
 	opts, err := s.options(ctx, starts)
 	if err != nil {
@@ -119,13 +123,30 @@ func (s *source) options(ctx context.Context, starts map[place]kgo.Offset) ([]kg
 	if err != nil {
 		return nil, err
 	}
+	opts := append(s.readOptions(ctx), kgo.ConsumeStartOffset(start))
+	if len(s.cfg.Partitions) > 0 {
+		partitions := map[string]map[int32]kgo.Offset{}
+		for p, at := range starts {
+			put(partitions, p, at)
+		}
+		return append(opts, kgo.ConsumePartitions(partitions)), nil
+	}
+	return append(append(opts, s.memberOptions()...),
+		kgo.DisableAutoCommit(),
+		kgo.OnPartitionsAssigned(s.share.assigned),
+		kgo.OnPartitionsRevoked(s.share.revoked),
+		kgo.OnPartitionsLost(s.share.lost),
+	), nil
+}
+
+// readOptions are those of every client that reads.
+func (s *source) readOptions(ctx context.Context) []kgo.Opt {
 	c := &s.cfg
 	level := kgo.ReadCommitted()
 	if c.Isolation == readUncommitted {
 		level = kgo.ReadUncommitted()
 	}
 	opts := append(s.cluster.options(ctx),
-		kgo.ConsumeStartOffset(start),
 		kgo.FetchIsolationLevel(level),
 		kgo.FetchMinBytes(int32(c.Fetch.MinBytes)),
 		kgo.FetchMaxBytes(int32(c.Fetch.MaxBytes)),
@@ -137,30 +158,20 @@ func (s *source) options(ctx context.Context, starts map[place]kgo.Offset) ([]kg
 	if c.Rack != "" {
 		opts = append(opts, kgo.Rack(c.Rack))
 	}
-	if len(c.Partitions) > 0 {
-		partitions := map[string]map[int32]kgo.Offset{}
-		for p, at := range starts {
-			put(partitions, p, at)
-		}
-		return append(opts, kgo.ConsumePartitions(partitions)), nil
-	}
-	return append(opts, s.groupOptions()...), nil
+	return opts
 }
 
-func (s *source) groupOptions() []kgo.Opt {
+// memberOptions are those of a member of a group.
+func (s *source) memberOptions() []kgo.Opt {
 	c := &s.cfg
 	opts := []kgo.Opt{
 		kgo.ConsumerGroup(c.Group),
 		kgo.Balancers(balancer(c.Balancer)),
-		kgo.DisableAutoCommit(),
 		// Records that were polled reach their workers before a partition is given away.
 		kgo.BlockRebalanceOnPoll(),
 		kgo.SessionTimeout(c.SessionTimeout),
 		kgo.RebalanceTimeout(c.RebalanceTimeout),
 		kgo.HeartbeatInterval(min(3*time.Second, c.SessionTimeout/3)),
-		kgo.OnPartitionsAssigned(s.share.assigned),
-		kgo.OnPartitionsRevoked(s.share.revoked),
-		kgo.OnPartitionsLost(s.share.lost),
 	}
 	if c.InstanceID != "" {
 		opts = append(opts, kgo.InstanceID(c.InstanceID))

@@ -269,7 +269,7 @@ func TestSourceExplainsWhatIsWrong(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			start := time.Now()
 			src := newTestSource(t, testEnv(t), c.brokers, c.change)
-			err := error(nil)
+			var err error
 			if c.name == "TLS to plain" { // which waits for a handshake that never comes
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()

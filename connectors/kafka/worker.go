@@ -10,6 +10,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/linkspan/linkspan/internal/config"
 	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
 )
@@ -50,6 +51,8 @@ type worker struct {
 	// pause and resume stop and continue the fetches of the partition.
 	pause, resume func(place)
 
+	// retry is the range of waits between attempts to hand a batch on.
+	retry config.Backoff
 	// stop ends the worker's context; done is closed when it has returned.
 	stop context.CancelFunc
 	done chan struct{}
@@ -198,7 +201,7 @@ func (w *worker) handOn(ctx context.Context, records []*kgo.Record) bool {
 		if ctx.Err() != nil || w.isEnding() {
 			return false
 		}
-		wait = min(max(2*wait, retryMin), retryMax)
+		wait = min(max(2*wait, w.retry.Min), w.retry.Max)
 		w.refused(ctx, left[0], failed[0].Err)
 		pause := wait
 		if away, ok := errors.AsType[*message.UnavailableError](failed[0].Err); ok && away.After > 0 {
