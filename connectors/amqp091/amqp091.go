@@ -24,7 +24,7 @@ import (
 func Spec() connectors.Spec {
 	return connectors.Spec{
 		Name: "amqp091",
-		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, Headers: true, Carries: carries(), OrderKey: "queue"},
+		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, Brokered: true, Headers: true, Carries: carries(), OrderKey: "queue"},
 			sourceDefaults, newSource),
 		Sink: connectors.SinkOf(connectors.Traits{Confirms: true, Headers: true, Carries: carries()}, sinkDefaults, newSink),
 	}

@@ -15,7 +15,6 @@ import (
 
 	"github.com/linkspan/linkspan/connectors"
 	"github.com/linkspan/linkspan/internal/config"
-	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/internal/tlsconf"
 	"github.com/linkspan/linkspan/message"
 	"github.com/linkspan/linkspan/test/brokers/brokersenv"
@@ -315,26 +314,6 @@ func TestBrokerTurnedAway(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.code) || strings.Contains(err.Error(), "secret") && name == "password" {
 				t.Errorf("%s: %v", name, err)
 			}
-		}
-	})
-}
-
-func TestBrokerQueueDeleted(t *testing.T) {
-	brokers(t, func(t *testing.T, b realBroker) {
-		queue := b.fresh(t, "", nil)
-		ch := client(t, b.app)
-		s := testSource(t, b.app, testEnv(t), queue, nil)
-		group := run.NewGroup(t.Context())
-		group.Go("run", func(ctx context.Context) error { return s.Run(ctx, newRecorder()) })
-		eventually(t, "consumes", func() bool {
-			q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
-			return err == nil && q.Consumers == 1
-		})
-		if _, err := ch.QueueDelete(queue, false, false, false); err != nil {
-			t.Fatal(err)
-		}
-		if err := group.Wait(); err == nil || !strings.Contains(err.Error(), "LS4313") {
-			t.Errorf("got %v", err)
 		}
 	})
 }

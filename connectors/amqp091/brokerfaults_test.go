@@ -159,3 +159,23 @@ func cpu() time.Duration {
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+func TestBrokerQueueDeleted(t *testing.T) {
+	brokers(t, func(t *testing.T, b realBroker) {
+		queue := b.fresh(t, "", nil)
+		ch := client(t, b.app)
+		s := testSource(t, b.app, testEnv(t), queue, nil)
+		group := run.NewGroup(t.Context())
+		group.Go("run", func(ctx context.Context) error { return s.Run(ctx, newRecorder()) })
+		eventually(t, "consumes", func() bool {
+			q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+			return err == nil && q.Consumers == 1
+		})
+		if _, err := ch.QueueDelete(queue, false, false, false); err != nil {
+			t.Fatal(err)
+		}
+		if err := group.Wait(); err == nil || !strings.Contains(err.Error(), "LS4313") {
+			t.Errorf("got %v", err)
+		}
+	})
+}

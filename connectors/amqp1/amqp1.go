@@ -22,7 +22,7 @@ import (
 func Spec() connectors.Spec {
 	return connectors.Spec{
 		Name: "amqp1",
-		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, Headers: true, Carries: carries(), OrderKey: "address"},
+		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, Brokered: true, Headers: true, Carries: carries(), OrderKey: "address"},
 			sourceDefaults, newSource),
 		Sink: connectors.SinkOf(connectors.Traits{Confirms: true, Headers: true, Carries: carries()}, sinkDefaults, newSink),
 	}

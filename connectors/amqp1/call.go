@@ -66,12 +66,33 @@ func (c *call) send() {
 			c.errs[i] = message.ErrBehind
 			c.out.window <- struct{}{}
 		default:
-			if err := c.one(i, &e.out, address); err != nil {
+			if err := c.dispatch(i, &e.out, address); err != nil {
 				c.out.window <- struct{}{}
 				c.refuse(i, err)
 			}
 		}
 	}
+}
+
+// dispatch sends a message: alone, when it may be the one that makes the peer end the
+// link.
+func (c *call) dispatch(i int, m *amqp.Message, address string) error {
+	if !c.sink.suspected(address) {
+		return c.one(i, m, address)
+	}
+	c.out.link.pipe.Flush()
+	for c.next < len(c.flights) {
+		c.await()
+	}
+	c.sink.alone.Lock()
+	defer c.sink.alone.Unlock()
+	err := c.one(i, m, address)
+	c.out.link.pipe.Flush()
+	for c.next < len(c.flights) {
+		c.await()
+	}
+	c.sink.cleared(address)
+	return err
 }
 
 // one sends a message.
@@ -90,7 +111,7 @@ func (c *call) one(i int, m *amqp.Message, address string) error {
 	}
 	receipt, err := s.SendWithReceipt(c.ctx, m, nil)
 	if err != nil {
-		s.busy.Add(-1)
+		defer s.busy.Add(-1)
 		return c.sendError(err, address, s)
 	}
 	c.flights = append(c.flights, flight{receipt: receipt, index: i, address: address, sender: s})
@@ -142,13 +163,28 @@ func (c *call) sendError(err error, address string, s *sender) error {
 	var session *amqp.SessionError
 	switch {
 	case errors.As(err, &link), errors.As(err, &session):
-		c.out.drop(c.ctx, address, s)
-		return c.linkError(err, "send to ")
+		under := c.out.drop(c.ctx, address, s)
+		if !blames(condition(err)) || c.ctx.Err() != nil {
+			return c.linkError(err, "send to ")
+		}
+		if s.lost.Load() == 1 {
+			return &message.Reason{Code: codeRejected, Text: fmt.Sprintf("the peer ended the link because of the message (%s)", condition(err))}
+		}
+		c.sink.suspect(address, under)
+		return message.Unavailable(fmt.Errorf("the peer ended the link because of a message (%s)", condition(err)))
 	case condition(err) == amqp.ErrCondMessageSizeExceeded:
 		return &message.Reason{Code: codeRejected, Text: "the message is larger than the peer takes", Permanent: true}
 	default:
 		return c.timedOut(err)
 	}
+}
+
+// blames reports whether a link ended for what was sent over it.
+func blames(cond amqp.ErrCond) bool {
+	return slices.Contains([]amqp.ErrCond{
+		amqp.ErrCondDecodeError, amqp.ErrCondInvalidField, amqp.ErrCondNotAllowed, amqp.ErrCondNotImplemented,
+		amqp.ErrCondPreconditionFailed, amqp.ErrCondMessageSizeExceeded, amqp.ErrCondFrameSizeTooSmall,
+	}, cond)
 }
 
 // enter takes a place in the window. While there is none, it sends what has gathered and
@@ -182,13 +218,13 @@ func (c *call) await() {
 	c.next++
 	state, err := f.receipt.Wait(c.ctx)
 	c.out.window <- struct{}{}
-	f.sender.busy.Add(-1)
 	if err != nil {
 		err = c.sendError(err, f.address, f.sender)
 	} else {
 		c.timer.Reset(c.sink.cfg.Timeout) // it answers
 		err = verdict(state)
 	}
+	f.sender.busy.Add(-1)
 	if err != nil {
 		c.refuse(f.index, err)
 	}

@@ -28,6 +28,8 @@ type double struct {
 	outcome func(address string) any
 	// credit is what each sender gets at first.
 	credit uint32
+	// kill says which messages make the peer end the link.
+	kill func(body []byte) bool
 }
 
 type doubleQueue struct {
@@ -276,6 +278,11 @@ func (l *doubleLink) transfer(f fields, payload []byte) {
 	body := l.partial
 	l.partial = nil
 	l.count++
+	if d := l.conn.peer; d.kill != nil && d.kill(body) {
+		l.conn.send(l.channel, pDetach, []any{l.handle, true, described{pError, []any{symbol("amqp:precondition-failed"), "secret words"}}}, nil)
+		l.end()
+		return
+	}
 	var state any = described{pAccepted, []any{}}
 	if d := l.conn.peer; d.outcome != nil && d.outcome(l.address) != nil {
 		state = d.outcome(l.address)

@@ -57,6 +57,40 @@ func TestOutcomesOfAPeer(t *testing.T) {
 	}
 }
 
+// A message that makes the peer end the link is found, and the others get through.
+func TestSinkFindsTheCulprit(t *testing.T) {
+	d := startDouble(t)
+	d.kill = func(body []byte) bool { return strings.HasSuffix(string(body), "\x017") }
+	s := testSink(t, d.peer(), "q", nil)
+	waiting := numbered(0, 20)
+	for i := range waiting.Messages {
+		waiting.Messages[i].Payload = append([]byte{1}, waiting.Messages[i].Payload...)
+	}
+	rounds, found := 0, 0
+	for ; waiting.Len() > 0 && rounds < 10; rounds++ {
+		failed := failures(t, s.Handle(t.Context(), waiting))
+		rest := &message.Batch{}
+		for i, m := range waiting.Messages {
+			switch why := failed[i]; {
+			case why == nil:
+			case message.IsUnavailable(why):
+				rest.Messages = append(rest.Messages, m)
+			case string(m.Payload) != "\x017" || reasonOf(why).Code != codeRejected || strings.Contains(why.Error(), "secret"):
+				t.Errorf("message %q: %v", m.Payload, why)
+			default:
+				found++
+			}
+		}
+		waiting = rest
+	}
+	if waiting.Len() > 0 || found != 1 {
+		t.Errorf("%d messages wait after %d rounds, %d found", waiting.Len(), rounds, found)
+	}
+	if err := s.Handle(t.Context(), numbered(100, 100)); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
 // Without credit a message waits for its time, and no longer.
 func TestNoCredit(t *testing.T) {
 	d := startDouble(t)

@@ -37,6 +37,8 @@ type sender struct {
 	used    uint64
 	// busy is the number of messages that have no outcome.
 	busy atomic.Int64
+	// lost is how many there were when the link ended.
+	lost atomic.Int64
 }
 
 // errBusy says that all links have messages on their way.
@@ -120,15 +122,20 @@ func (o *outgoing) makeRoom(ctx context.Context) bool {
 	return true
 }
 
-// drop forgets a link that has ended, and ends its session.
-func (o *outgoing) drop(ctx context.Context, address string, s *sender) {
+// drop forgets a link that has ended, ends its session, and returns how many messages were
+// under way on it.
+func (o *outgoing) drop(ctx context.Context, address string, s *sender) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if s.lost.Load() == 0 {
+		s.lost.Store(s.busy.Load())
+	}
 	if o.senders[address] != s {
-		return
+		return int(s.lost.Load())
 	}
 	delete(o.senders, address)
 	ctx, cancel := context.WithTimeout(ctx, closeWithin)
 	defer cancel()
 	_ = s.session.Close(ctx) // the peer may have ended it
+	return int(s.lost.Load())
 }

@@ -18,6 +18,12 @@ type sink struct {
 	mu sync.Mutex
 	// out is the connection; nil: there was none yet.
 	out *outgoing
+
+	// alone is held by the call that sends suspects, so that only one of them is on its way.
+	alone sync.Mutex
+	// suspects are, by address, the numbers of messages one of which made the peer end the
+	// link. They are sent one at a time, so that the next end tells which one it is.
+	suspects map[string]int
 }
 
 func newSink(cfg SinkConfig, env connectors.Env) (connectors.Sink, error) {
@@ -25,7 +31,7 @@ func newSink(cfg SinkConfig, env connectors.Env) (connectors.Sink, error) {
 		address: cfg.Connect, tls: cfg.TLS, auth: cfg.Auth, hostname: cfg.Hostname, containerID: cfg.ContainerID,
 		idle: cfg.IdleTimeout, properties: cfg.Properties,
 	}
-	return &sink{cfg: cfg, dial: d.named(env)}, nil
+	return &sink{cfg: cfg, dial: d.named(env), suspects: map[string]int{}}, nil
 }
 
 // Open implements connectors.Sink. It attaches when there is one address only.
@@ -91,7 +97,9 @@ func (s *sink) Handle(ctx context.Context, b *message.Batch) error {
 	for c.next < len(c.flights) {
 		c.await()
 	}
-	stop()
+	if !stop() {
+		out.abort() // at once, and not only soon
+	}
 	return c.result(ctx)
 }
 
@@ -122,6 +130,29 @@ func (s *sink) encode(e *encoder, m *message.Message, now time.Time) (address st
 		return "", &message.Reason{Code: codeUncarryable, Text: why, Permanent: true}
 	}
 	return address, nil
+}
+
+// suspected reports whether a message to address must go alone.
+func (s *sink) suspected(address string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.suspects[address] > 0
+}
+
+// suspect notes that one of n messages to address made the peer end the link.
+func (s *sink) suspect(address string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.suspects[address] = max(s.suspects[address], n)
+}
+
+// cleared notes that a message to address that went alone has its outcome.
+func (s *sink) cleared(address string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.suspects[address]--; s.suspects[address] <= 0 {
+		delete(s.suspects, address)
+	}
 }
 
 var errTimeout = errors.New("the peer gave neither credit nor an outcome in time")
