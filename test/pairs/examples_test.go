@@ -66,7 +66,7 @@ func runExample(t *testing.T, binary, folder string) *exampleRun {
 		e.group.Stop()
 		_ = e.group.Wait()
 	})
-	for {
+	for limit := time.Now().Add(20 * time.Second); time.Now().Before(limit); {
 		resp, err := http.Get("http://" + admin + "/ready")
 		if err == nil {
 			resp.Body.Close()
@@ -74,12 +74,10 @@ func runExample(t *testing.T, binary, folder string) *exampleRun {
 				return e
 			}
 		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-t.Context().Done():
-			t.Fatal("not ready")
-		}
+		<-time.After(50 * time.Millisecond)
 	}
+	t.Fatal("the bridge is not ready")
+	return nil
 }
 
 // collect gathers what arrives at an address.
@@ -273,4 +271,3 @@ func work(ctx context.Context, t *testing.T) error {
 	}
 	return nil
 }
-

@@ -221,7 +221,7 @@ func TestBrokerPairs(t *testing.T) {
 	}
 	b.start(t)
 	defer func() { b.kill(t) }()
-	waitReady(ctx, t, b, listen)
+	waitListening(t, listen, &b.log)
 	for _, pr := range pairs {
 		group.Go("feeder", func(ctx context.Context) error {
 			again(ctx, func() error { return pr.from.feed(ctx, pr.source(), &pr.feeding) })
@@ -320,20 +320,19 @@ func makePairs(t *testing.T, all []peer, g *gate, dir string, p *partner) (pairs
 	return pairs
 }
 
-// waitReady waits until the bridge listens.
-func waitReady(ctx context.Context, t *testing.T, b *bridge, listen string) {
+// waitListening waits until the bridge listens.
+func waitListening(t *testing.T, address string, log *bytes.Buffer) {
 	t.Helper()
-	for {
-		conn, err := net.Dial("tcp", listen)
+	for limit := time.Now().Add(20 * time.Second); ; {
+		conn, err := net.Dial("tcp", address)
 		if err == nil {
 			conn.Close()
-			break
+			return
 		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
-			t.Fatalf("the bridge does not listen:\n%s", b.log.String())
+		if time.Now().After(limit) {
+			t.Fatalf("the bridge does not listen on %s:\n%s", address, log.String())
 		}
+		<-time.After(50 * time.Millisecond)
 	}
 }
 
