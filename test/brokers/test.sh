@@ -12,7 +12,7 @@ for name in rabbitmq mosquitto activemq artemis kafka proton; do
   esac
 done
 trap '"$B" down all --wipe' EXIT
-"$B" up "${names[@]}" || exit 1
+"$B" tools && "$B" up "${names[@]}" || exit 1
 LINKSPAN_BROKERS_LEDGER=$(mktemp)
 export LINKSPAN_BROKERS_LEDGER
 packages=("$@")
