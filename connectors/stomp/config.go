@@ -12,9 +12,9 @@ import (
 func Spec() connectors.Spec {
 	return connectors.Spec{
 		Name: "stomp",
-		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, OrderKey: "destination", Carries: sourceCarries()},
+		Source: connectors.SourceOf(connectors.Traits{Redelivers: true, Headers: true, Carries: properties(), OrderKey: "destination"},
 			sourceDefaults, newSource),
-		Sink: connectors.SinkOf(connectors.Traits{Confirms: true, Headers: true, Carries: sinkCarries()}, sinkDefaults, newSink),
+		Sink: connectors.SinkOf(connectors.Traits{Confirms: true, Headers: true, Carries: properties()}, sinkDefaults, newSink),
 	}
 }
 

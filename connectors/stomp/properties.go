@@ -96,24 +96,19 @@ func placeOf(name string) place {
 	}
 }
 
-// sourceCarries says where frames that are received have the properties.
-func sourceCarries() connectors.Properties {
-	p := sinkCarries()
-	p.ID, p.Time, p.Key, p.Repeats = "amqp-message-id, else message-id", "timestamp", "", true
-	return p
-}
-
-// sinkCarries says where frames that are sent have them. A message-id is the broker's
-// to give: some refuse a SEND with one.
-func sinkCarries() connectors.Properties {
+// properties says where frames have the properties of a message. A message-id is the
+// broker's to give, and some refuse a SEND with one, so an identifier that must arrive
+// has no place.
+func properties() connectors.Properties {
 	return connectors.Properties{
 		CorrelationID: headerCorrelation, ReplyTo: headerReplyTo, ContentType: frame.ContentType,
-		Priority: headerPriority, Expires: "expires and expiration", Kinds: connectors.TextOnly(),
+		Priority: headerPriority, Expires: "expires, expiration", Time: "timestamp, received only", Kinds: connectors.TextOnly(),
 		Notes: []string{
-			"expiry is rounded to milliseconds; RabbitMQ delivers `expiration` as it was sent, whatever time has passed",
-			"STOMP 1.0 has no escapes: a line break, or a colon in a name, is refused",
-			"`persistent`, and the broker's `receipt` and `transaction`, do not become headers",
-			"a header value that is not UTF-8 arrives as binary",
+			"`expires` is in Unix milliseconds (JMS brokers), `expiration` in milliseconds from the sending (RabbitMQ, which delivers it unchanged). The output sends both.",
+			"A message that is received without `linkspan-id` has the broker's `message-id` as its id, or RabbitMQ's `amqp-message-id`.",
+			"STOMP 1.0 has no escapes: a line break, or a colon in a name, is refused. 1.0 and 1.1 cannot carry a CR at the end of a value. NUL is refused in all versions.",
+			"Names that STOMP uses itself (`destination`, `receipt`, `transaction` and so on) are no user headers: the input leaves them out, the output refuses them.",
+			"A header value that is not UTF-8 arrives as bytes.",
 		},
 	}
 }
