@@ -163,6 +163,7 @@ type doubleConn struct {
 	version string
 	subs    []*doubleSub
 	txs     map[string][]doubleFrame
+	broken  map[string]bool
 	write   sync.Mutex
 }
 
@@ -178,7 +179,7 @@ type doubleUnacked struct {
 }
 
 func (d *double) serve(conn net.Conn) {
-	c := &doubleConn{d: d, conn: conn, txs: map[string][]doubleFrame{}}
+	c := &doubleConn{d: d, conn: conn, txs: map[string][]doubleFrame{}, broken: map[string]bool{}}
 	d.with(func() { d.conns[c] = true })
 	defer func() {
 		_ = conn.Close()
@@ -292,6 +293,7 @@ func (c *doubleConn) handle(f doubleFrame) bool {
 	case "SEND":
 		if tx := f.get("transaction"); tx != "" {
 			if c.d.opts.eager && f.get("destination") == "/queue/forbidden" {
+				c.broken[tx] = true
 				return c.fail(f, "User app is not authorized to write")
 			}
 			c.txs[tx] = append(c.txs[tx], f)
@@ -304,6 +306,9 @@ func (c *doubleConn) handle(f doubleFrame) bool {
 	case "BEGIN":
 		c.txs[f.get("transaction")] = nil
 	case "COMMIT":
+		if c.broken[f.get("transaction")] {
+			return c.fail(f, "COMMIT FAILED: Transaction marked rollback only")
+		}
 		if !c.d.opts.eager {
 			c.receipt(f)
 		}

@@ -229,4 +229,3 @@ func permanent(err error) bool {
 	var r *message.Reason
 	return errors.Is(err, message.ErrTooLarge) || errors.As(err, &r) && r.Permanent
 }
-
