@@ -92,12 +92,6 @@ func (l *link) halt(stop bool) {
 	}
 }
 
-// abandon ends reads and writes under way and to come.
-func (l *link) abandon() {
-	l.stop()
-	_ = l.conn.SetWriteDeadline(time.Unix(1, 0)) // as above
-}
-
 // readWithin bounds the next read. Zero: no bound.
 func (l *link) readWithin(d time.Duration) error {
 	l.deadline.Lock()

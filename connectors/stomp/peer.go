@@ -78,10 +78,10 @@ func (p *peer) serve(ctx context.Context) (err error) {
 			err = failure
 		}
 	}
-	p.goodbye(err)
 	if !p.stopping.Load() && !errors.Is(err, errClientLeft) && !errors.Is(err, io.EOF) {
 		p.log(ctx, slog.LevelInfo, err)
 	}
+	p.goodbye(err)
 	return nil
 }
 

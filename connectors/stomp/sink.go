@@ -98,27 +98,17 @@ func (s *sink) Handle(ctx context.Context, b *message.Batch) error {
 	if err != nil {
 		return message.Unavailable(err)
 	}
-	stop := context.AfterFunc(ctx, out.interrupt)
-	defer stop()
 	c := newCall(b.Len())
 	box := &outbox{sink: s, out: out, call: c, timer: time.NewTimer(s.cfg.Timeout), now: time.Now()}
 	defer box.timer.Stop()
+	stop := context.AfterFunc(ctx, box.interrupt)
+	defer stop()
 	if err = box.publish(ctx, b); err == nil {
 		err = box.await(ctx)
 	}
 	out.mu.Lock()
 	defer out.mu.Unlock()
 	return c.result(err)
-}
-
-// interrupt ends a write under way to a broker that does not read. What was written of
-// its frame makes the connection useless, so it ends too.
-func (o *outgoing) interrupt() {
-	if o.link.write.TryLock() {
-		o.link.write.Unlock()
-		return
-	}
-	o.link.abandon()
 }
 
 // outbox gathers the frames of one call.
@@ -132,6 +122,30 @@ type outbox struct {
 	// tx is the transaction that is open, name its name.
 	tx   *transaction
 	name string
+
+	mu sync.Mutex
+	// writing: a write is under way. Over: the context has ended.
+	writing, over bool
+}
+
+// interrupt ends a write under way to a broker that does not read. What was written of
+// its frame makes the connection useless, so it ends too.
+func (o *outbox) interrupt() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.over = true
+	if o.writing {
+		_ = o.out.link.conn.Close() // it is useless, whatever Close says
+	}
+}
+
+// enter notes whether a write is under way. It returns false when there is to be none
+// any more.
+func (o *outbox) enter(writing bool) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.writing = writing
+	return !o.over
 }
 
 var errNoReceipt = errors.New("the broker did not confirm in time")
@@ -156,7 +170,11 @@ func (o *outbox) flush() error {
 	if len(o.buf) == 0 {
 		return nil
 	}
-	err := o.out.link.send(o.buf)
+	err := context.Canceled
+	if o.enter(true) {
+		err = o.out.link.send(o.buf)
+	}
+	o.enter(false)
 	o.buf = o.buf[:0]
 	if err != nil {
 		o.out.link.stop()
