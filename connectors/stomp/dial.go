@@ -168,6 +168,8 @@ func brokerError(f *frame.Frame) (_ *wireError, away bool) {
 	switch {
 	case says(f, "no space left", "resourceallocation", "usage manager", "is full", "address_full", "disk"):
 		return &wireError{"LS4344", "the broker has no room"}, true
+	case says(f, "connection is not valid"):
+		return &wireError{"LS4344", "the broker ends the connection after an error"}, true
 	case says(f, "connection_forced", "shutdown", "shutting down", "stopped", "stopping"):
 		return &wireError{"LS4344", "the broker is being stopped"}, true
 	case says(f, "access_refused", "access refused", "not authorized", "permission", "security"):
