@@ -46,8 +46,8 @@ func unescape(s string, v version) (_ string, ok bool) {
 }
 
 // carries reports whether a version can carry a header as it is. NUL ends a frame in
-// all of them. 1.0 has no escapes; it and 1.1 leave a CR as it is, and peers cut it off
-// at the end of a line.
+// all of them. 1.0 and 1.1 have no escape for CR, which peers cut off or choke on. 1.0 has
+// no escapes at all, but brokers undo them, and cut off spaces.
 func carries(v version, name, value string) bool {
 	if name == "" || strings.IndexByte(name, 0) >= 0 || strings.IndexByte(value, 0) >= 0 || !utf8.ValidString(name) || !utf8.ValidString(value) {
 		return false
@@ -56,9 +56,9 @@ func carries(v version, name, value string) bool {
 	case v >= version12:
 		return true
 	case v == version11:
-		return !strings.HasSuffix(value, "\r")
+		return !strings.Contains(name, "\r") && !strings.Contains(value, "\r")
 	default:
-		return !strings.ContainsAny(name, "\n:") && !strings.Contains(value, "\n") && !strings.HasSuffix(value, "\r")
+		return !strings.ContainsAny(name, "\r\n:\\") && !strings.ContainsAny(value, "\r\n\\") && strings.TrimSpace(name) == name && strings.TrimSpace(value) == value
 	}
 }
 

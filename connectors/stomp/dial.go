@@ -106,6 +106,9 @@ func (d *dialer) connected(b *broker, f *frame.Frame) (err error) {
 		}
 	}
 	b.link.agree(v)
+	if strings.HasPrefix(f.Header.Get(frame.Server), "RabbitMQ/") {
+		b.link.stream.escapes = max(v, version11) // it escapes in 1.0, too
+	}
 	return errConnected
 }
 

@@ -56,7 +56,7 @@ func newLink(conn net.Conn, l limits) *link {
 // agree goes on in a version. A peer that ended the lines of its first frame with
 // CRLF may go on to do so in any version; 1.2 has it for all.
 func (l *link) agree(v version) {
-	l.stream.version, l.stream.crlf = v, v >= version12 || l.stream.sawCRLF
+	l.stream.version, l.stream.escapes, l.stream.crlf = v, v, v >= version12 || l.stream.sawCRLF
 }
 
 func (l *link) send(b []byte) error {

@@ -106,7 +106,7 @@ func properties() connectors.Properties {
 		Notes: []string{
 			"`expires` is in Unix milliseconds (JMS brokers), `expiration` in milliseconds from the sending (RabbitMQ, which delivers it unchanged). The output sends both.",
 			"A message that is received without `linkspan-id` has the broker's `message-id` as its id, or RabbitMQ's `amqp-message-id`.",
-			"STOMP 1.0 has no escapes: a line break, or a colon in a name, is refused. 1.0 and 1.1 cannot carry a CR at the end of a value. NUL is refused in all versions.",
+			"STOMP 1.0 has no escapes: a line break or backslash, a colon in a name, and spaces at the ends are refused. 1.1 cannot carry a CR. NUL is refused in all versions.",
 			"Names that STOMP uses itself (`destination`, `receipt`, `transaction` and so on) are no user headers: the input leaves them out, the output refuses them.",
 			"A header value that is not UTF-8 arrives as bytes.",
 		},

@@ -233,7 +233,9 @@ func TestUnfit(t *testing.T) {
 			"a name that is no UTF-8": {func(m *message.Message) { m.Headers.Set("\xff", message.String("t")) }, ""},
 			"a break in a value":      {func(m *message.Message) { m.Headers.Set("x", message.String("a\nb")) }, "1.0"},
 			"a colon in a name":       {func(m *message.Message) { m.Headers.Set("x:y", message.String("a")) }, "1.0"},
-			"a CR at the end":         {func(m *message.Message) { m.Headers.Set("x", message.String("a\r")) }, "1.0,1.1"},
+			"a backslash":             {func(m *message.Message) { m.Headers.Set("x", message.String("a\\c")) }, "1.0"},
+			"a space in front":        {func(m *message.Message) { m.Headers.Set("x", message.String(" a")) }, "1.0"},
+			"a CR":                    {func(m *message.Message) { m.Headers.Set("x", message.String("a\rb")) }, "1.0,1.1"},
 			"a break in a reply-to":   {func(m *message.Message) { m.ReplyTo = "a\nb" }, "1.0"},
 		} {
 			b := to(batchOf(1), 0, "/queue/out")

@@ -27,6 +27,8 @@ type limits struct {
 type stream struct {
 	from    io.Reader
 	version version
+	// escapes is the version whose escapes are undone.
+	escapes version
 	limits  limits
 	// crlf: lines may end with CRLF.
 	crlf bool
@@ -111,7 +113,7 @@ func (s *stream) parse() (err error) {
 		cr = "\r"
 	}
 	s.sawCRLF = s.crlf && bytes.HasSuffix(head, []byte("\r\n"))
-	s.frame.Command, s.fields, err = parseHead(head, s.version, cr, s.fields[:0])
+	s.frame.Command, s.fields, err = parseHead(head, s.escapes, cr, s.fields[:0])
 	if err != nil {
 		return err
 	}

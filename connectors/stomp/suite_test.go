@@ -55,7 +55,7 @@ func TestSuiteDial(t *testing.T) {
 							return sink(t, ln.Addr().String())
 						},
 					},
-				}, connectortest.Features{Redelivers: true, Headers: true, LineBreaks: version != "1.0"})
+				}, connectortest.Features{Redelivers: true, Headers: true, LineBreaks: version == "1.2"})
 			})
 		}
 	}
