@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -221,7 +222,7 @@ func TestManyClients(t *testing.T) {
 	next := map[string]int{}
 	for _, m := range rec.wait(t, 1000) {
 		id, n, _ := strings.Cut(string(m.Payload), "-")
-		if n != fmt.Sprint(next[id]) {
+		if n != strconv.Itoa(next[id]) {
 			t.Fatalf("client %s: %s came in place of %d", id, n, next[id])
 		}
 		next[id]++

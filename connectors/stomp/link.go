@@ -132,31 +132,37 @@ var errSlow = &wireError{"LS4357", "a frame was not complete in time"}
 
 // await reads once. A connection that goes quiet gives up its large buffer.
 func (l *link) await(silence time.Duration) error {
-	pending := l.stream.pending()
-	if pending > 0 {
-		now := time.Now()
-		if l.begun.IsZero() {
-			l.begun = now
-		}
-		left := l.begun.Add(l.within + time.Duration(pending)*time.Second/frameRate).Sub(now)
+	if pending := l.stream.pending(); pending > 0 {
+		left := l.left(pending)
 		if left <= 0 {
 			return errSlow
 		}
 		if silence == 0 || left < silence {
 			silence = left
 		}
-	} else if len(l.stream.buf) > idleBuffer && (silence == 0 || silence > quietAfter) {
-		if err := l.readWithin(quietAfter); err != nil {
-			return err
-		}
-		err := l.stream.fill()
-		if !isTimeout(err) {
+		return l.fill(silence)
+	}
+	if len(l.stream.buf) > idleBuffer && (silence == 0 || silence > quietAfter) {
+		if err := l.fill(quietAfter); !isTimeout(err) {
 			return err
 		}
 		l.stream.rest()
 		silence = max(0, silence-quietAfter)
 	}
-	if err := l.readWithin(silence); err != nil {
+	return l.fill(silence)
+}
+
+// left is how much time is left for the frame that has begun.
+func (l *link) left(pending int) time.Duration {
+	now := time.Now()
+	if l.begun.IsZero() {
+		l.begun = now
+	}
+	return l.begun.Add(l.within + time.Duration(pending)*time.Second/frameRate).Sub(now)
+}
+
+func (l *link) fill(within time.Duration) error {
+	if err := l.readWithin(within); err != nil {
 		return err
 	}
 	return l.stream.fill()

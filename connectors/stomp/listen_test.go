@@ -182,11 +182,12 @@ func TestTransactions(t *testing.T) {
 	}
 }
 
-func manyBegins(n int) (s string) {
+func manyBegins(n int) string {
+	var b strings.Builder
 	for i := range n {
-		s += fmt.Sprintf("BEGIN\ntransaction:x%d\n\n\x00", i)
+		fmt.Fprintf(&b, "BEGIN\ntransaction:x%d\n\n\x00", i)
 	}
-	return s
+	return b.String()
 }
 
 // Whatever is not a message for here ends the connection, and what came before it is

@@ -1,6 +1,7 @@
 package stomp
 
 import (
+	"bytes"
 	"math"
 	"mime"
 	"strconv"
@@ -266,10 +267,5 @@ func isText(m *message.Message) bool {
 
 // textual reports whether bytes can be the body of a text message: UTF-8 without NUL.
 func textual(payload []byte) bool {
-	for _, c := range payload {
-		if c == 0 {
-			return false
-		}
-	}
-	return utf8.Valid(payload)
+	return bytes.IndexByte(payload, 0) < 0 && utf8.Valid(payload)
 }

@@ -303,15 +303,26 @@ func (s *sink) append(b []byte, v version, m *message.Message, o *outbox, id uin
 	if !ok {
 		return b, unfit("a property cannot be carried by STOMP " + v.String())
 	}
+	b, err := s.appendHeaders(b, v, m.Headers)
+	if err != nil {
+		return b, err
+	}
+	b = append(b, '\n')
+	return append(append(b, m.Payload...), 0), nil
+}
+
+// appendHeaders writes the configured headers, and those of a message that do not have
+// the name of one.
+func (s *sink) appendHeaders(b []byte, v version, headers message.Headers) ([]byte, error) {
 	for i := 0; i < len(s.fixed); i += 2 {
 		b = appendHeader(b, v, s.fixed[i], s.fixed[i+1])
 	}
-	for i := range m.Headers {
-		name := m.Headers[i].Name
+	for i := range headers {
+		name := headers[i].Name
 		if name == headerBody || s.isFixed(name) {
 			continue
 		}
-		value := m.Headers[i].Value.Text()
+		value := headers[i].Value.Text()
 		switch {
 		case reserved(name):
 			return b, unfit("a header has a name that STOMP uses itself")
@@ -320,8 +331,7 @@ func (s *sink) append(b []byte, v version, m *message.Message, o *outbox, id uin
 		}
 		b = appendHeader(b, v, name, value)
 	}
-	b = append(b, '\n')
-	return append(append(b, m.Payload...), 0), nil
+	return b, nil
 }
 
 func (s *sink) isFixed(name string) bool {

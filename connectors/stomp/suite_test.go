@@ -110,7 +110,7 @@ func sendOnce(ctx context.Context, addr, version, password string, m message.Mes
 	c, r := &doubleConn{conn: conn}, bufio.NewReader(conn)
 	c.send("CONNECT", nil, "accept-version", version, "host", "/", "client-id", "sender", "login", "u", "passcode", password)
 	if f, err := c.read(r); err != nil || f.command != "CONNECTED" {
-		return fmt.Errorf("got %s %q %v", f.command, f.body, err)
+		return fmt.Errorf("got %s %q %w", f.command, f.body, err)
 	}
 	c.version = version
 	headers := []string{"destination", "/queue/a", "receipt", "r:1", "content-length", strconv.Itoa(len(m.Payload))}
@@ -119,7 +119,7 @@ func sendOnce(ctx context.Context, addr, version, password string, m message.Mes
 	}
 	c.send("SEND", m.Payload, headers...)
 	if f, err := c.read(r); err != nil || f.command != "RECEIPT" || f.get("receipt-id") != "r:1" {
-		return fmt.Errorf("got %s %v", f.command, err)
+		return fmt.Errorf("got %s %w", f.command, err)
 	}
 	c.send("DISCONNECT", nil)
 	return nil
