@@ -47,7 +47,7 @@ func (p *peer) goodbye(err error) {
 	receipt := ""
 	switch {
 	case errors.Is(err, errClientLeft):
-		p.link.linger(lingerWithin)
+		p.link.linger(lingerWithin, lingerBytes)
 		return
 	case errors.As(err, &left):
 		wire, receipt = verdict(left.err), left.receipt
@@ -68,7 +68,7 @@ func (p *peer) goodbye(err error) {
 		f.Header.Add(frame.Version, upTo(version12))
 	}
 	if p.link.sendFrame(f) == nil {
-		p.link.linger(lingerWithin)
+		p.link.linger(lingerWithin, lingerBytes)
 	}
 }
 

@@ -406,6 +406,28 @@ func TestBrokerRefusals(t *testing.T) {
 	})
 }
 
+// A message that is larger than max_frame does not block its queue.
+func TestBrokerOversized(t *testing.T) {
+	eachBroker(t, func(t *testing.T, r rig) {
+		for _, kind := range []string{typeText, typeBytes} {
+			t.Run(kind, func(t *testing.T) {
+				queue := r.fresh(t)
+				b := batchOf(5)
+				b.Messages[2].Payload = []byte(strings.Repeat("x", 2<<20))
+				if err := r.sink(t, queue, func(c *SinkConfig) { c.Type = kind }).Handle(t.Context(), b); err != nil {
+					t.Fatal(err)
+				}
+				rec := newRecorder()
+				if err := r.source(t, queue, nil).Run(t.Context(), rec); err == nil || !strings.Contains(err.Error(), "LS4351") {
+					t.Fatalf("the session ended with %v", err)
+				}
+				startSource(t, r.source(t, queue, nil), rec)
+				rec.wait(t, 4)
+			})
+		}
+	})
+}
+
 // A durable subscription keeps what was sent while the source was away.
 func TestBrokerDurable(t *testing.T) {
 	eachBroker(t, func(t *testing.T, r rig) {

@@ -184,11 +184,16 @@ func brokerError(f *frame.Frame) (_ *wireError, away bool) {
 	}
 }
 
-// goodbye leaves in a way that lets the broker see the acknowledgements before.
-func (b *broker) goodbye() {
+// goodbye leaves in a way that lets the broker see the acknowledgements before. Broken:
+// what comes cannot be read as frames any more.
+func (b *broker) goodbye(broken bool) {
 	const bye = "bye"
 	// The connection may be lost; then nothing of this matters.
 	if b.link.sendFrame(frame.New(frame.DISCONNECT, frame.Receipt, bye)) != nil {
+		return
+	}
+	if broken {
+		b.link.linger(goodbyeWithin, maxFrameLimit)
 		return
 	}
 	b.link.resume()

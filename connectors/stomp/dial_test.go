@@ -164,6 +164,29 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// A message that is larger than a frame may be does not block its queue: it is refused,
+// and the next session goes on behind it.
+func TestOversizedMessages(t *testing.T) {
+	for _, withLength := range []bool{false, true} {
+		d := startDouble(t, "", doubleOptions{})
+		d.fill("/queue/in", 3)
+		big := &doubleMessage{destination: "/queue/in", body: []byte(strings.Repeat("x", 3<<20))}
+		if withLength {
+			big.headers = [][2]string{{"content-length", "3145728"}}
+		}
+		d.put(big)
+		d.fill("/queue/in", 3)
+		rec := newRecorder()
+		err := testDialSource(t, d.addr(), nil).Run(t.Context(), rec)
+		if err == nil || !strings.Contains(err.Error(), "LS4351") {
+			t.Fatalf("got %v", err)
+		}
+		startSource(t, testDialSource(t, d.addr(), nil), rec)
+		rec.wait(t, 6)
+		d.wait(t, "the refusal", func() bool { return len(d.nacked) == 1 && d.nacked[0] == big })
+	}
+}
+
 // A broker that goes away, or says an error, ends Run, and nothing it sent is quoted.
 func TestBrokerErrors(t *testing.T) {
 	secret := "s3cret-in-error"

@@ -173,16 +173,16 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// linger says that nothing more will be sent, and reads on for a moment: bytes that
-// nobody has read would make the system withdraw what was sent last.
-func (l *link) linger(d time.Duration) {
+// linger says that nothing more will be sent, and reads on for a moment, up to limit
+// bytes: what nobody has read would make the system withdraw what was sent last.
+func (l *link) linger(d time.Duration, limit int64) {
 	half, ok := l.conn.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
 		return
 	}
 	// The connection ends anyhow, whatever these return.
 	_ = l.conn.SetReadDeadline(time.Now().Add(d))
-	_, _ = io.Copy(io.Discard, io.LimitReader(l.conn, 1<<20))
+	_, _ = io.Copy(io.Discard, io.LimitReader(l.conn, limit))
 }
 
 // beats are the heart-beats that two peers have agreed on (STOMP 1.2, Heart-beating).

@@ -25,8 +25,10 @@ const (
 	// strangerBytes and strangerHeaders bound what it may send until then.
 	strangerBytes   = 8 << 10
 	strangerHeaders = 32
-	// lingerWithin is how long a client may take to read why its connection ends.
+	// lingerWithin is how long a client may take to read why its connection ends, and
+	// lingerBytes what it may send meanwhile.
 	lingerWithin = time.Second
+	lingerBytes  = 1 << 20
 )
 
 // peer is a client that has connected.

@@ -72,7 +72,6 @@ func (r *receiver) time() time.Time {
 func (r *receiver) add(a answer, f *frame.Frame, d *destination, strict bool) error {
 	return r.put(a, len(f.Body), func(b *bundle) error {
 		if ok := b.add(f, d, r.source, r.time()); !ok && strict {
-			b.batch.Messages = b.batch.Messages[:b.batch.Len()-1]
 			return malformed("a number or time cannot be read")
 		}
 		return nil
@@ -98,6 +97,7 @@ func (r *receiver) put(a answer, size int, fill func(b *bundle) error) error {
 	b := r.filling
 	before, from := b.bytes, b.batch.Len()
 	if err := fill(b); err != nil {
+		b.bytes, b.batch.Messages = before, b.batch.Messages[:from]
 		return err
 	}
 	a.from, a.to = from, b.batch.Len()

@@ -96,8 +96,11 @@ func (s *dialSource) Run(ctx context.Context, next message.Handler) error {
 	s.recv.drain()
 	if failure := s.recv.failure(); failure != nil {
 		err = failure
+	} else {
+		a.refuseOversized(ctx, b.link, err)
 	}
-	b.goodbye()
+	_, broken := errors.AsType[*wireError](err)
+	b.goodbye(broken)
 	cancel()
 	err = errors.Join(err, group.Wait())
 	if ctx.Err() != nil {
@@ -138,12 +141,18 @@ func (s *dialSource) handle(f *frame.Frame, v version) error {
 	}
 }
 
-func (s *dialSource) message(f *frame.Frame, v version) error {
-	a := answer{id: f.Header.Get(frame.MessageId)}
+// answerOf says how a message is acknowledged.
+func (s *dialSource) answerOf(f *frame.Frame, v version) (a answer) {
+	a.id = f.Header.Get(frame.MessageId)
 	if v >= version12 && s.cfg.Ack != ackAuto {
 		a.id = f.Header.Get(frame.Ack)
 	}
 	a.subscription = max(0, slices.Index(s.ids, f.Header.Get(frame.Subscription))) // 1.0 may leave it out
+	return a
+}
+
+func (s *dialSource) message(f *frame.Frame, v version) error {
+	a := s.answerOf(f, v)
 	if a.id == "" && s.cfg.Ack != ackAuto {
 		return malformed("a message that cannot be acknowledged")
 	}
@@ -199,6 +208,19 @@ func (a *acknowledger) answer(ctx context.Context, b *bundle, failed failedMessa
 		a.source.env.Logger.LogAttrs(ctx, slog.LevelWarn, "LS4345: messages were refused with NACK, or lost without acknowledgements", slog.Int("messages", refused))
 	}
 	return end
+}
+
+// refuseOversized refuses the message that ended the connection because it is larger
+// than a frame may be: it would end every later connection as well.
+func (a *acknowledger) refuseOversized(ctx context.Context, l *link, err error) {
+	var wire *wireError
+	f, ok := l.stream.oversized()
+	if !ok || !errors.As(err, &wire) || wire.code != codeTooMuch || f.Command != frame.MESSAGE || a.source.cfg.Ack == ackAuto || a.version < version11 {
+		return
+	}
+	if l.send(a.append(nil, frame.NACK, a.source.answerOf(f, a.version))) == nil {
+		a.source.env.Logger.LogAttrs(ctx, slog.LevelWarn, "LS4345: a message is larger than max_frame and was refused with NACK")
+	}
 }
 
 func (a *acknowledger) acknowledgeUpTo(out []byte, last map[int]answer) []byte {

@@ -77,4 +77,7 @@ func (e *wireError) Error() string { return e.code + ": " + e.text }
 
 func malformed(text string) error { return &wireError{"LS4350", "malformed frame: " + text} }
 
-func tooMuch(text string) error { return &wireError{"LS4351", text} }
+// codeTooMuch is the code of what is over a limit.
+const codeTooMuch = "LS4351"
+
+func tooMuch(text string) error { return &wireError{codeTooMuch, text} }

@@ -73,6 +73,13 @@ func (s *stream) next() (f *frame.Frame, ok bool, err error) {
 // pending is how much of an unfinished frame is there, in bytes.
 func (s *stream) pending() int { return s.w - s.r }
 
+// oversized returns the frame whose body was found to be too large, after next has
+// failed for that, without its body. Nothing can be read after it.
+func (s *stream) oversized() (f *frame.Frame, ok bool) {
+	s.frame.Header, s.frame.Body = &s.header, nil
+	return &s.frame, s.head > 0
+}
+
 // findHead looks for the empty line that ends the headers. Line ends before the
 // command are heart-beats.
 func (s *stream) findHead() (ok bool, err error) {
