@@ -525,7 +525,7 @@ func TestBrokerRestartAndKill(t *testing.T) {
 					})
 					end := confirmed + 500
 					sendUntil(func() bool { return confirmed >= end })
-					missing := 0
+					var missing int
 					for limit := time.Now().Add(60 * time.Second); ; {
 						got := map[string]bool{}
 						for _, m := range rec.all() {

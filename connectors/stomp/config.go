@@ -102,13 +102,13 @@ func (c *SourceConfig) names() []string {
 }
 
 // Traits implements connectors.Traited: without acknowledgements nothing comes again,
-// and a listener knows its clients.
+// and a listener knows its clients and can tell them what is wrong.
 func (c *SourceConfig) Traits(t connectors.Traits) connectors.Traits {
 	if c.Listen != "" {
 		t.OrderKey = "connection and destination"
 		return t
 	}
-	t.Redelivers = c.Ack != ackAuto
+	t.Redelivers, t.Brokered = c.Ack != ackAuto, true
 	return t
 }
 
