@@ -397,13 +397,23 @@ func TestBrokerRefusals(t *testing.T) {
 					t.Errorf("attempts of 20: %d, of 7: %d", attempts["20"], attempts["7"])
 				}
 				if r.deadLetters != "" {
-					dlq := newRecorder()
-					startSource(t, r.source(t, r.deadLetters, nil), dlq)
-					dlq.wait(t, 1)
+					waitDeadLetter(t, r.collect(t, r.deadLetters), queue)
 				}
 			})
 		}
 	})
+}
+
+// waitDeadLetter returns when a message that came from queue is among the dead letters.
+func waitDeadLetter(t *testing.T, dead *collector, queue string) {
+	t.Helper()
+	for n := 1; ; n++ {
+		for _, m := range dead.wait(t, n) {
+			if m.Headers.Text("original-destination") == queue && string(m.Payload) == "7" {
+				return
+			}
+		}
+	}
 }
 
 // A message that is larger than max_frame does not block its queue.

@@ -309,6 +309,33 @@ func TestBackPressure(t *testing.T) {
 	}
 }
 
+// While one batch is handed on, the next one fills, beyond the bytes of a batch too.
+func TestFillsWhileHandingOn(t *testing.T) {
+	rec := newRecorder()
+	var first sync.Once
+	entered, release := make(chan struct{}), make(chan struct{})
+	rec.answer = func(*message.Batch) error {
+		first.Do(func() { close(entered); <-release })
+		return nil
+	}
+	addr, _ := startListener(t, rec, nil)
+	c := dialRaw(t, addr)
+	c.connect("1.2")
+	one := "SEND\ndestination:/queue/a\n\n" + strings.Repeat("x", 600<<10) + "\x00"
+	c.send(one)
+	<-entered
+	sent := make(chan struct{})
+	go func() { defer close(sent); _, _ = c.conn.Write([]byte(one)) }()
+	select {
+	case <-sent:
+	case <-time.After(10 * time.Second):
+		t.Error("nothing is read while a batch is handed on")
+	}
+	close(release)
+	<-sent
+	rec.wait(t, 2)
+}
+
 func TestHeartBeats(t *testing.T) {
 	addr, _ := startListener(t, newRecorder(), func(c *SourceConfig) { c.HeartBeat = 100 * time.Millisecond })
 	c := dialRaw(t, addr)

@@ -155,6 +155,7 @@ func (r *receiver) step(ctx context.Context) bool {
 		}
 		return false
 	}
+	r.room.Broadcast() // the next one may fill
 	r.mu.Unlock()
 	err := r.settle(ctx, b)
 	r.mu.Lock()
