@@ -12,6 +12,7 @@ import (
 	"github.com/linkspan/linkspan/connectors/kafka"
 	"github.com/linkspan/linkspan/connectors/mqtt"
 	"github.com/linkspan/linkspan/connectors/stdio"
+	"github.com/linkspan/linkspan/connectors/stomp"
 )
 
 // Specs returns all connectors, ordered by name.
@@ -25,5 +26,6 @@ func Specs() []connectors.Spec {
 		kafka.Spec(),
 		mqtt.Spec(),
 		stdio.Spec(),
+		stomp.Spec(),
 	}
 }

@@ -1,0 +1,199 @@
+package stomp
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/linkspan/linkspan/connectors"
+	"github.com/linkspan/linkspan/internal/run"
+	"github.com/linkspan/linkspan/message"
+)
+
+// acceptPause is the wait after an accept failed, usually for lack of descriptors.
+const acceptPause = 100 * time.Millisecond
+
+// station is what belongs to an address and outlives the sources that use it: who is
+// its user.
+type station struct {
+	ln net.Listener
+	// turn holds one token; the source that has it accepts.
+	turn chan struct{}
+
+	mu sync.Mutex
+	// claim is the source that bound the address and does not run yet.
+	claim string
+}
+
+func newStation(ln net.Listener) *station {
+	s := &station{ln: ln, turn: make(chan struct{}, 1)}
+	s.turn <- struct{}{}
+	return s
+}
+
+// listenSource accepts clients.
+type listenSource struct {
+	cfg     SourceConfig
+	env     connectors.Env
+	limits  limits
+	bundles *sync.Pool
+	station *station
+	tls     *tls.Config
+	// within is how long a client may take to say who it is.
+	within time.Duration
+
+	// logged is when a connection's end was last logged, in Unix nanoseconds: hostile
+	// clients must not fill the log.
+	logged atomic.Int64
+	// held counts the bytes of all batches and transactions that are not handed on.
+	held atomic.Int64
+
+	mu    sync.Mutex
+	peers map[*peer]struct{}
+}
+
+func newListenSource(cfg SourceConfig, env connectors.Env, l limits) *listenSource {
+	return &listenSource{cfg: cfg, env: env, limits: l, bundles: newBundles(), within: connectWithin, peers: map[*peer]struct{}{}}
+}
+
+func (s *listenSource) owner() string { return s.env.Pipeline + ": in." + s.env.Name }
+
+// Bind implements connectors.Binder.
+func (s *listenSource) Bind(ctx context.Context) error {
+	if server := s.cfg.TLS.Server(); server != nil {
+		conf, err := server.Config(nil)
+		if err != nil {
+			return err
+		}
+		s.tls = conf
+	}
+	ln, err := s.env.Listeners.Open(ctx, "stomp", s.cfg.Listen, func(ln net.Listener) any { return newStation(ln) })
+	if err != nil {
+		return err
+	}
+	st, ok := ln.Shared.(*station)
+	if !ok {
+		return fmt.Errorf("listen on %s: the address is used by something else", s.cfg.Listen)
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.claim != "" && st.claim != s.owner() {
+		return fmt.Errorf("listen on %s: %s receives there already; give one of them another port", s.cfg.Listen, st.claim)
+	}
+	st.claim, s.station = s.owner(), st
+	return nil
+}
+
+// Run implements connectors.Source.
+func (s *listenSource) Run(ctx context.Context, next message.Handler) error {
+	if s.station == nil {
+		if err := s.Bind(ctx); err != nil {
+			return err
+		}
+	}
+	// The one before, after a reload, may still be answering its clients.
+	select {
+	case <-s.station.turn:
+		defer func() { s.station.turn <- struct{}{} }()
+	case <-ctx.Done():
+		return nil
+	}
+	s.station.mu.Lock()
+	s.station.claim = ""
+	s.station.mu.Unlock()
+
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	group := run.NewGroup(work)
+	err := s.accept(ctx, group, next)
+	s.stop()
+	grace := time.AfterFunc(stopGrace, cancel)
+	defer grace.Stop()
+	return errors.Join(err, group.Wait())
+}
+
+// accept serves clients until ctx ends. The address stays open: it belongs to the
+// deployment.
+func (s *listenSource) accept(ctx context.Context, group *run.Group, next message.Handler) error {
+	timed, ok := s.station.ln.(interface{ SetDeadline(t time.Time) error })
+	if !ok {
+		return fmt.Errorf("listen on %s: the listener has no deadlines", s.cfg.Listen)
+	}
+	if err := timed.SetDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("listen on %s: %w", s.cfg.Listen, err)
+	}
+	// It fails when the listener is closed, which ends Accept as well.
+	stop := context.AfterFunc(ctx, func() { _ = timed.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for {
+		conn, err := s.station.ln.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accept on %s: %w", s.cfg.Listen, err)
+		case err != nil:
+			s.env.Logger.LogAttrs(ctx, slog.LevelWarn, "accept failed, trying again", slog.String("error", err.Error()))
+			run.Pause(ctx, acceptPause)
+		default:
+			s.admit(ctx, group, next, conn)
+		}
+	}
+}
+
+// admit starts serving a connection, or closes it when there are too many.
+func (s *listenSource) admit(ctx context.Context, group *run.Group, next message.Handler, conn net.Conn) {
+	if s.tls != nil {
+		conn = tls.Server(conn, s.tls)
+	}
+	p := newPeer(s, conn, group, next)
+	s.mu.Lock()
+	full := len(s.peers) >= s.cfg.MaxConnections
+	if !full {
+		s.peers[p] = struct{}{}
+	}
+	s.mu.Unlock()
+	if full {
+		s.env.Logger.LogAttrs(ctx, slog.LevelWarn, "connection refused: max_connections is reached", slog.Int("max_connections", s.cfg.MaxConnections))
+		_ = conn.Close()
+		return
+	}
+	group.Go("stomp connection", p.serve)
+}
+
+// stop lets every connection answer what was handed on, and end.
+func (s *listenSource) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p := range s.peers {
+		p.stopping.Store(true)
+		p.link.stop()
+	}
+}
+
+func (s *listenSource) forget(p *peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.peers, p)
+}
+
+// allows reports whether a destination is received here.
+func (s *listenSource) allows(name string) bool {
+	for _, d := range s.cfg.names() {
+		prefix, open := strings.CutSuffix(d, "*")
+		if name == d || open && strings.HasPrefix(name, prefix) {
+			return name != ""
+		}
+	}
+	return false
+}
