@@ -638,11 +638,13 @@ func TestBrokerTLS(t *testing.T) {
 			return s.Handle(ctx, batchOf(3))
 		}
 		// ActiveMQ 5.17 now and then reads the first frame of a TLS connection twice and says
-		// so with an ERROR, so one more try is allowed, as the supervisor would make.
-		if err := with(tlsconf.Either{CA: ca}); err != nil {
-			if err = with(tlsconf.Either{CA: ca}); err != nil {
-				t.Fatalf("with its authority: %v", err)
-			}
+		// so with an ERROR; such a connection is of no use, and the supervisor tries again.
+		err := with(tlsconf.Either{CA: ca})
+		for tries := 1; err != nil && tries < 5; tries++ {
+			err = with(tlsconf.Either{CA: ca})
+		}
+		if err != nil {
+			t.Fatalf("with its authority: %v", err)
 		}
 		for name, c := range map[string]tlsconf.Either{"the system's authorities": {}, "another name": {CA: ca, ServerName: "other.example"}} {
 			if err := with(c); err == nil || !strings.Contains(err.Error(), "certificate") {
