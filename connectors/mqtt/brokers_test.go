@@ -464,8 +464,7 @@ func TestBrokerOutsideClients(t *testing.T) {
 		}
 	}
 	out, err := exec.CommandContext(t.Context(), "mosquitto_pub", "-h", host, "-p", port, "-t", "orders/a", "-u", "u", "-P", "wrong", "-m", "x").CombinedOutput()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
+	if _, refused := errors.AsType[*exec.ExitError](err); !refused {
 		t.Errorf("a wrong password: %v %s", err, out)
 	}
 }

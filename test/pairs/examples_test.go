@@ -233,7 +233,7 @@ func waitQueue(t *testing.T, name string) {
 		}
 		ch, err := conn.Channel()
 		if err == nil {
-			_, err = ch.QueueInspect(name)
+			_, err = ch.QueueDeclarePassive(name, true, false, false, false, nil)
 		}
 		_ = conn.Close()
 		if err == nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -62,13 +63,13 @@ out:
 	mqttHost, mqttPort, _ := strings.Cut(mqtt, ":")
 	stompHost, stompPort, _ := strings.Cut(stomp, ":")
 	for _, version := range []string{"4", "5"} {
-		if got := node("mqtt.mjs", "mqtt://"+mqtt, version, "u", "p", "app/a", fmt.Sprint(n)); got != fmt.Sprint(3*n) {
+		if got := node("mqtt.mjs", "mqtt://"+mqtt, version, "u", "p", "app/a", strconv.Itoa(n)); got != strconv.Itoa(3*n) {
 			t.Errorf("MQTT.js, version %s: %s", version, got)
 		}
 		name := map[string]string{"4": "mqttv311", "5": "mqttv5"}[version]
 		command(t, "", "mosquitto_pub", "-h", mqttHost, "-p", mqttPort, "-u", "u", "-P", "p", "-V", name, "-q", "1", "-t", "app/a", "-m", `{"client":"mosquitto_pub"}`)
 	}
-	if got := node("stomp.mjs", stompHost, stompPort, "u", "p", "/queue/app", fmt.Sprint(n)); got != fmt.Sprint(2*n) {
+	if got := node("stomp.mjs", stompHost, stompPort, "u", "p", "/queue/app", strconv.Itoa(n)); got != strconv.Itoa(2*n) {
 		t.Errorf("stompit: %s", got)
 	}
 	if got := command(t, "", "curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-u", "u:p", "-d", `{"client":"curl"}`, "-H", "Content-Type: application/json", "http://"+web+"/app"); got != "202" {

@@ -79,8 +79,12 @@ func peers(t *testing.T, listen, partner string) (out []peer) {
 		name string
 		make func(t *testing.T) peer
 	}{
-		{"amqp091", amqp091Peer}, {"amqp1", amqp1Peer}, {"mqtt", mqttPeer}, {"stomp", stompPeer},
-		{"http", func(t *testing.T) peer { return webPeer(t, listen, partner) }}, {"kafka", kafkaPeer},
+		{"amqp091", amqp091Peer},
+		{"amqp1", amqp1Peer},
+		{"mqtt", mqttPeer},
+		{"stomp", stompPeer},
+		{"http", func(t *testing.T) peer { return webPeer(t, listen, partner) }},
+		{"kafka", kafkaPeer},
 	} {
 		if *only == "" || slices.Contains(strings.Split(*only, ","), p.name) {
 			out = append(out, p.make(t))

@@ -4,7 +4,6 @@ package pairs
 
 import (
 	"context"
-	"io"
 	"net"
 	"sync"
 	"testing"
@@ -86,9 +85,7 @@ func (p *proxy) pump(to, from net.Conn) {
 			}
 		}
 		if err != nil {
-			if err != io.EOF || !hole {
-				_ = to.Close()
-			}
+			_ = to.Close()
 			_ = from.Close()
 			p.mu.Lock()
 			delete(p.conns, from)
