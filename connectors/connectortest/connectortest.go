@@ -77,6 +77,9 @@ type Features struct {
 	Lines bool
 	// LargePayload is a size, in bytes, that is carried. Default: 512 KiB.
 	LargePayload int
+	// Swaps: the peer is known to send neighbours in the wrong order, so that the order in
+	// which a source hands on says nothing.
+	Swaps bool
 	// Unordered: messages of different keys may pass one another.
 	Unordered bool
 }

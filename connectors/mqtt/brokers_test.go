@@ -38,14 +38,15 @@ type realBroker struct {
 	payload int
 	// silent: a forbidden publish of MQTT 3.1.1 is acknowledged and thrown away.
 	silent bool
-	// forgets: what a kill leaves of the messages depends on the last save.
-	forgets bool
+	// swaps: it sends neighbours in the wrong order now and then, seen on the wire with
+	// packet identifiers that ascend and without a duplicate flag.
+	swaps bool
 }
 
 func realBrokers() []realBroker {
 	return []realBroker{
 		{name: "mosquitto", url: "LS_MOSQUITTO_MQTT_URL", tls: "LS_MOSQUITTO_MQTTS_URL", versions: []string{"5", "3.1.1"}, qos: 2, silent: true},
-		{name: "artemis", url: "LS_ARTEMIS_MQTT_URL", versions: []string{"5", "3.1.1"}, qos: 2, payload: 64 << 10},
+		{name: "artemis", url: "LS_ARTEMIS_MQTT_URL", versions: []string{"5", "3.1.1"}, qos: 2, payload: 64 << 10, swaps: true},
 		{name: "rabbitmq", url: "LS_RABBITMQ_MQTT_URL", tls: "LS_RABBITMQ_MQTTS_URL", versions: []string{"3.1.1"}, qos: 1},
 		{name: "activemq", url: "LS_ACTIVEMQ_MQTT_URL", tls: "LS_ACTIVEMQ_MQTTS_URL", versions: []string{"3.1.1"}, qos: 2, silent: true},
 	}
@@ -244,7 +245,7 @@ func suite(t *testing.T, b realBroker, version string) {
 			},
 			Received: received.wait,
 		},
-	}, connectortest.Features{Redelivers: true, Headers: version == "5", LargePayload: b.payload})
+	}, connectortest.Features{Redelivers: true, Headers: version == "5", LargePayload: b.payload, Swaps: b.swaps})
 }
 
 // persist sends a message until it is taken.
@@ -269,9 +270,6 @@ func persist(ctx context.Context, s connectors.Sink, m message.Message) error {
 func TestBrokerFaults(t *testing.T) {
 	for _, b := range realBrokers() {
 		for _, fault := range []string{"restart", "kill", "pause"} {
-			if fault == "kill" && b.forgets {
-				continue
-			}
 			t.Run(b.name+" "+fault, func(t *testing.T) { faulty(t, b, fault) })
 		}
 	}
@@ -325,7 +323,7 @@ func faulty(t *testing.T, b realBroker, fault string) {
 		got := h.all()
 		for ; at < len(got); at++ {
 			i, _ := strconv.Atoi(string(got[at].Payload))
-			if !seen[i] && i < last {
+			if !seen[i] && i < last && !b.swaps {
 				t.Errorf("%d came after %d", i, last)
 			}
 			if !seen[i] {
