@@ -188,7 +188,7 @@ func flow(t *testing.T, topic string, meanwhile func()) {
 	if err := group.Wait(); err != nil {
 		t.Error(err)
 	}
-	t.Logf("%d messages: %d lost, %d reordered, %d came again", n.Load(), n.Load()-int64(seen), wrong, again)
+	brokersenv.Print(t, fmt.Sprintf("%s: %d messages: %d lost, %d reordered, %d came again", t.Name(), n.Load(), n.Load()-int64(seen), wrong, again))
 	if wrong > 0 {
 		t.Errorf("%d messages were out of order", wrong)
 	}

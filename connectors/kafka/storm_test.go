@@ -11,6 +11,7 @@ import (
 
 	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
+	"github.com/linkspan/linkspan/test/brokers/brokersenv"
 )
 
 // ledger counts what came, by key.
@@ -112,8 +113,8 @@ func storm(t *testing.T, brokers []string, topic, group string, partitions int, 
 	}
 	eventually(t, "all messages", func() bool { n, _, _ := l.count(); return n == sent })
 	seen, again, wrong := l.count()
-	t.Logf("rebalance storm, %s: %d members came or went in %s, %d messages over %d partitions: %d lost, %d reordered, %d came again",
-		balancer, changes, lasts, sent, partitions, sent-seen, wrong, again)
+	brokersenv.Print(t, fmt.Sprintf("Kafka, rebalance storm, %s: %d members came or went in %s, %d messages over %d partitions: %d lost, %d reordered, %d came again",
+		balancer, changes, lasts, sent, partitions, sent-seen, wrong, again))
 	if wrong > 0 || seen != sent {
 		t.Errorf("%d of %d messages came, %d were out of order", seen, sent, wrong)
 	}
