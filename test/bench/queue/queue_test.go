@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/linkspan/linkspan/test/bench/figures"
 )
 
 // TestMain lets the test's program play the child processes as well.
@@ -113,8 +115,8 @@ func TestVariantOfTheJournal(t *testing.T) {
 
 func TestUnits(t *testing.T) {
 	for want, got := range map[string]string{
-		"5": perSecond(5), "998": perSecond(998.4), "1,230": perSecond(1234), "98": perSecond(98.4), "149,000": perSecond(148_976), "1,060,000": perSecond(1_059_999),
-		"0.44 ms": millis(0.000438), "0.044 ms": millis(0.0000438), "4.4 ms": millis(0.00438), "16 ms": millis(0.0164), "1180 ms": millis(1.18), "55 MiB": mebibytes(55<<20 + 10), "1.04": times(1.0389),
+		"5": figures.PerSecond(5), "998": figures.PerSecond(998.4), "1,230": figures.PerSecond(1234), "98": figures.PerSecond(98.4), "149,000": figures.PerSecond(148_976), "1,060,000": figures.PerSecond(1_059_999),
+		"0.44 ms": millis(0.000438), "0.044 ms": millis(0.0000438), "4.4 ms": millis(0.00438), "16 ms": millis(0.0164), "1180 ms": millis(1.18), "55 MiB": mebibytes(55<<20 + 10), "1.04": figures.Times(1.0389),
 	} {
 		if got != want {
 			t.Errorf("got %s, want %s", got, want)
