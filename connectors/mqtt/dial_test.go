@@ -141,6 +141,45 @@ func TestDialSourcePings(t *testing.T) {
 	stop()                        // reports an error if the connection was lost
 }
 
+// A broker that sends more than the receive maximum is slowed down and not left: all
+// its messages are taken, and acknowledged, once.
+func TestDialSourceReceiveMaximum(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	h := newRecorder()
+	release := make(chan struct{})
+	h.answer = func(*message.Batch) error { <-release; return nil }
+	stop := startSource(t, testDialSource(t, testEnv(t), ln.Addr().String(), func(c *SourceConfig) { c.ReceiveMaximum = 4 }), h)
+	conn, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &rawClient{t, conn}
+	defer c.close()
+	c.skip() // CONNECT
+	c.send([]byte{kindConnack << 4, 3, 0, 0, 0})
+	c.skip() // SUBSCRIBE
+	c.send([]byte{kindSuback << 4, 4, 0xff, 0xff, 0, 1}) // subscribeID
+	const n = 50
+	for i := range n {
+		c.send((&publication{qos: 1, id: uint16(i + 1), topic: []byte("orders/a")}).append(nil, version5, nil))
+	}
+	<-time.After(50 * time.Millisecond) // lets the source read what it did not ask for
+	close(release)
+	for i := range n {
+		if got := c.skip(); got[0] != kindPuback<<4 || got[3] != byte(i+1) {
+			t.Fatalf("answer %d: % x", i+1, got)
+		}
+	}
+	if got := len(h.all()); got != n {
+		t.Errorf("%d of %d messages were handed on", got, n)
+	}
+	stop()
+}
+
 func newTestSink(t testing.TB, addr string, change func(*SinkConfig)) connectors.Sink {
 	t.Helper()
 	cfg := sinkDefaults()

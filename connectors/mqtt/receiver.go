@@ -45,6 +45,10 @@ type receiver struct {
 	bundles  *sync.Pool
 	// limit is the receive maximum.
 	limit int
+	// lenient receivers stop reading when the peer exceeds it, the others end the
+	// connection. A broker gets no better by being left: Mosquitto 2.0.11 sends its
+	// whole queue once something was acknowledged, and would send it again.
+	lenient bool
 	// held counts the bytes that all receivers of the source hold.
 	held *atomic.Int64
 	log  *slog.Logger
@@ -155,7 +159,7 @@ func (r *receiver) add(a answer, topic *topicInfo) error {
 		return r.err
 	}
 	if a.qos > 0 {
-		if r.open++; r.open > r.limit && r.link.version == version5 {
+		if r.open++; r.open > r.limit && r.link.version == version5 && !r.lenient {
 			return &protocolError{reasonReceiveMaximum, "more unacknowledged messages than the receive maximum"}
 		}
 	}

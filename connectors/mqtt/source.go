@@ -99,7 +99,7 @@ func (s *dialSource) Run(ctx context.Context, next message.Handler) error {
 	recv := (&receiver{
 		link: b.link, next: next, start: group.Go, source: s.env.Name, clientID: s.cfg.ClientID, refuse: refuseDial,
 		receipts: s.book.open(s.cfg.Connect.String()+" "+s.cfg.ClientID, b.present), bundles: newBundles(),
-		limit: s.cfg.ReceiveMaximum, held: &atomic.Int64{}, log: s.env.Logger,
+		limit: s.cfg.ReceiveMaximum, lenient: true, held: &atomic.Int64{}, log: s.env.Logger,
 	}).init()
 	b.ping(group)
 	err = b.link.send(appendSubscribe(nil, s.dial.version, subscribeID, s.cfg.Topics, byte(s.cfg.QoS)))
