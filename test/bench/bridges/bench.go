@@ -193,6 +193,10 @@ func (b *bench) carry(ctx context.Context, g *run.Group, p path, v bridge, k key
 		lost: l.want - got.arrived, counts: got,
 	})
 	b.say("  %s", b.results.last(k))
+	if got.arrived < l.want || got.twice+got.wrong > 0 {
+		c.kill() // so that its log is complete
+		b.say("  its log ends with: %s", c.tail())
+	}
 	return nil
 }
 

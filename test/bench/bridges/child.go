@@ -88,8 +88,13 @@ func (c *child) ready(ctx context.Context) error {
 
 func (c *child) failure(what string) error {
 	c.kill()
+	return fmt.Errorf("%s: %s\n%s", c.cmd.Path, what, c.tail())
+}
+
+// tail returns the end of what the process has logged. It has ended.
+func (c *child) tail() string {
 	log := c.log.String()
-	return fmt.Errorf("%s: %s\n%s", c.cmd.Path, what, log[max(0, len(log)-2000):])
+	return log[max(0, len(log)-2000):]
 }
 
 // kill ends the process and waits until it is gone.
