@@ -9,10 +9,13 @@ LONG  ?= 10m
 # long, or a factor of it: 10 does ten times as much.
 BATTERY ?= long
 
+# Flags of bench-bridges, such as -short.
+BRIDGES ?=
+
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE := $(shell command -v "$$($(GO) env CC)" >/dev/null 2>&1 && echo -race)
 
-.PHONY: build demo test test-brokers lint fmt bench test-long fuzz
+.PHONY: build demo test test-brokers lint fmt bench bench-bridges test-long fuzz
 
 build: ## build bin/linkspan
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/linkspan ./cmd/linkspan
@@ -37,6 +40,11 @@ bench: ## run the benchmarks that docs/performance.md quotes
 	$(GO) test -run '^$$' -bench . -cpu 1 ./pipelines ./internal/jsonscan
 	$(GO) test -run '^$$' -bench . ./queue/journal
 	cd test/bench && $(GO) run ./queue -short
+
+bench-bridges: ## measure CPU per message beside Bento, between real brokers (Debian 12; installs them)
+	@trap './test/brokers/brokers down rabbitmq mosquitto kafka --wipe' EXIT; \
+	LS_MOSQUITTO_CONF='autosave_on_changes false\nautosave_interval 0\nmax_queued_messages 0\nmax_inflight_messages 1000\n' \
+		./test/brokers/brokers up rabbitmq mosquitto kafka && (cd test/bench && $(GO) run ./bridges $(BRIDGES))
 
 test-long: ## kill the bridge KILLS times, and run the batteries at their long size
 	$(GO) test ./queue/journal -run 'TestCrash|TestFaults|TestScripts|TestFlip|TestModel|TestMetamorphic|TestHistories|TestSubscribeWhileRetiring|TestPlants$$' -v -count 1 -timeout 30m -battery $(BATTERY)
