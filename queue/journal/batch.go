@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/linkspan/linkspan/message"
@@ -91,12 +92,21 @@ func (u *unit) count() (n int) {
 	return n
 }
 
+// usualProperties is what the properties of a message take, besides its headers.
+const usualProperties = 128
+
 // publish encodes messages for a topic.
 func (u *unit) publish(t *topic, msgs []message.Message) error {
+	size := 0
 	for i := range msgs {
-		if msgs[i].Size() > maxMessage {
+		n := msgs[i].Size()
+		if n > maxMessage {
 			return fmt.Errorf("publish to topic %q: %w", t.name, message.ErrTooLarge)
 		}
+		size += n + recordHeader + usualProperties
+	}
+	u.buf = slices.Grow(u.buf, min(size, maxUnit)) // growing step by step copies a batch several times
+	for i := range msgs {
 		var at int
 		u.buf, at = beginRecord(u.buf, recordPublish, t.id, 0)
 		u.buf[at+recordPriority] = min(msgs[i].Priority, delivery.Priorities-1)

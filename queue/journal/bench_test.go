@@ -271,3 +271,26 @@ func drain(b *testing.B, e queue.Engine, n int) {
 		}
 	}
 }
+
+// BenchmarkPublishBatch publishes batches of 900 messages, as a source with a backlog does.
+func BenchmarkPublishBatch(b *testing.B) {
+	e, _ := counted(b)
+	topic, err := e.Topic(b.Context(), "t")
+	if err != nil {
+		b.Fatal(err)
+	}
+	msgs := make([]message.Message, 900)
+	for i := range msgs {
+		msgs[i] = message.Message{ID: strconv.Itoa(i), Topic: "orders", Source: "in", Time: time.Now(), Payload: make([]byte, 1100)}
+	}
+	b.ReportAllocs()
+	for i := 0; i < b.N; i += len(msgs) {
+		if _, err := topic.Publish(b.Context(), msgs); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.StopTimer()
+	if err := e.Close(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+}

@@ -381,9 +381,10 @@ func (e *Engine) unit() *unit {
 	return u
 }
 
-// free keeps the unit's memory for another call, unless it is large.
+// free keeps the unit's memory for another call, unless it is large. Sources hand over
+// batches of up to 1 MiB, which take a little more here.
 func (e *Engine) free(u *unit) {
-	if cap(u.buf) <= mib {
+	if cap(u.buf) <= 2*mib {
 		e.units.Put(u)
 	}
 }
