@@ -20,6 +20,21 @@ type work struct {
 	item transform.Item
 	unit *unit
 	dest *routing.Destination
+	// edited is the memory of the payload that leaves.
+	edited []byte
+}
+
+// keepEdited bounds the memory that a work keeps for the next batch.
+const keepEdited = 64 << 10
+
+// payload returns the payload that leaves, until the next batch. The document stays as it
+// is, so that options of sinks can be read from it.
+func (w *work) payload() []byte {
+	if !w.item.Doc.Edited() {
+		return w.item.Payload()
+	}
+	w.edited = w.item.Doc.AppendTo(w.edited[:0])
+	return w.edited
 }
 
 // bench is what a lane reuses from batch to batch: the items of the pipeline's
@@ -62,6 +77,9 @@ func (b *bench) transform(ctx context.Context, units []*unit) []*work {
 
 func (w *work) begin(u *unit, p *Plan, now time.Time) {
 	w.unit, w.dest = u, nil
+	if cap(w.edited) > keepEdited {
+		w.edited = nil
+	}
 	w.item.Reset(&u.record.Message, p.paths)
 	w.item.Message.Attempt = u.record.Delivery
 	switch {
@@ -183,6 +201,7 @@ type sinkBench struct {
 type sinkPart struct {
 	item    transform.Item
 	unit    *unit
+	doc     *jsonscan.Doc // of the pipeline's steps
 	source  message.Message
 	written []string
 }
@@ -200,7 +219,7 @@ func (s *sinkBench) address(w *work, payload []byte) {
 	}
 	p := s.parts[s.n]
 	s.n++
-	p.unit, p.source, p.written = w.unit, w.item.Message, w.item.Written()
+	p.unit, p.doc, p.source, p.written = w.unit, &w.item.Doc, w.item.Message, w.item.Written()
 	p.source.Payload = payload
 }
 
@@ -241,11 +260,15 @@ func (s *sinkBench) steps(ctx context.Context, parts []*sinkPart, plan *SinkPlan
 		scan(&s.batch)
 	}
 	t.steps(ctx, plan.Steps, &s.batch)
-	for _, it := range s.batch.Items {
+	for i, it := range s.batch.Items {
 		if !it.Live() || !sound(it) {
 			continue
 		}
-		options, err := plan.compute(s.batch.Env(it))
+		env := s.batch.Env(it)
+		if plan.shares {
+			env.Doc = parts[i].doc
+		}
+		options, err := plan.compute(env)
 		if err != nil {
 			it.Fail(asReason(err))
 		}

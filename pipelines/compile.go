@@ -118,8 +118,8 @@ func (c *planner) compile() {
 	sc := c.stepCompiler(c.payload, c.paths)
 	c.plan.Steps = c.compileSteps(c.file.Steps, "steps", sc)
 	c.compileRoute(sc)
-	c.compileSinks(sc.Scope.Payload)
 	c.scans = c.scans || sc.Payload
+	c.compileSinks(sc.Scope.Payload)
 	c.checkDelivery()
 	c.warnUntyped()
 	set, err := c.paths.Build()

@@ -33,6 +33,11 @@ func (c *planner) compileSink(f config.Field, t *schemas.Type) {
 	paths := &jsonscan.Builder{}
 	sc := c.stepCompiler(t, paths)
 	s := SinkPlan{Name: f.Name}
+	// A pipeline that does not look into the payload leaves it to the sink, so that what
+	// is not JSON fails for this sink only.
+	if s.shares = c.scans && len(f.Value.Get("steps").Items()) == 0; s.shares {
+		sc = c.stepCompiler(t, c.paths)
+	}
 	var connector connectors.Spec
 	var node config.Node
 	if f.Name == routing.Reply {
@@ -54,7 +59,7 @@ func (c *planner) compileSink(f config.Field, t *schemas.Type) {
 	if len(headers) > 0 && s.Connector != "" && !s.Traits.Headers {
 		c.report.Errorf(f.Value.Get("headers"), "LS1331", "remove it, or set a field of the payload instead", "out.%s (%s) carries no headers", f.Name, s.Connector)
 	}
-	s.Headers, s.scans = headers, sc.Payload
+	s.Headers, s.scans = headers, sc.Payload && !s.shares
 	set, err := paths.Build()
 	if err != nil {
 		c.report.Errorf(f.Key, "LS1321", "split the sink", "%s", err)

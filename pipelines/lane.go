@@ -180,7 +180,7 @@ func (l *lane) fanOut(w *work) {
 	if w.dest.DeadLetter {
 		l.deadLetter(w.unit, w.dest.Reason(), -1, 1)
 	}
-	payload := w.item.Payload()
+	payload := w.payload()
 	w.item.Message.Key = l.run.sinkKey(w.unit)
 	for _, s := range sinks {
 		l.bench.sinks[s].address(w, payload)

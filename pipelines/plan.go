@@ -70,6 +70,9 @@ type SinkPlan struct {
 	options []optionPlan
 	paths   *jsonscan.Set
 	scans   bool
+	// shares: the options read the document of the pipeline's steps, which is the same,
+	// because the sink has no steps of its own. So the payload is scanned once.
+	shares bool
 }
 
 // optionPlan computes one option of a sink per message.

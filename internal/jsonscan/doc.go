@@ -270,7 +270,11 @@ func (d *Doc) Bytes() []byte {
 	return d.raw
 }
 
-// AppendTo appends the document with its edits to dst, in one copy.
+// Edited reports whether edits wait to be made part of the bytes.
+func (d *Doc) Edited() bool { return len(d.edits) > 0 }
+
+// AppendTo appends the document with its edits to dst, in one copy. The document stays
+// as it is: values can be read on without another scan.
 func (d *Doc) AppendTo(dst []byte) []byte {
 	if len(d.edits) == 0 {
 		return append(dst, d.raw...)

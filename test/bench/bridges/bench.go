@@ -88,9 +88,9 @@ func (b *bench) goBuild(ctx context.Context, dir, to, what string) error {
 
 // orders is how many orders are sent over a path.
 func (b *bench) orders(name string) int {
-	n := 20_000
+	n := 20_000 * b.factor
 	if name == kafkaPath {
-		n = 100_000
+		n = 100_000 * b.factor
 	}
 	if b.short {
 		n /= 2

@@ -43,7 +43,7 @@ func main() {
 // options is what the flags say.
 type options struct {
 	short, own           bool
-	rounds               int
+	rounds, factor       int
 	paths                []string
 	linkspan, peer, dir  string
 	kafka, rabbit, mosqu string
@@ -56,6 +56,7 @@ func command(ctx context.Context, args []string, out, progress io.Writer) error 
 	var o options
 	flags.BoolVar(&o.short, "short", false, "one round with fewer orders")
 	flags.IntVar(&o.rounds, "rounds", 3, "how often everything is measured")
+	flags.IntVar(&o.factor, "factor", 1, "how many times as many orders are sent, for profiles")
 	only := flags.String("paths", "kafka,rabbitmq,mqtt", "what is measured")
 	flags.BoolVar(&o.own, "own", false, "leave out the peer")
 	flags.StringVar(&o.linkspan, "linkspan", "", "the program to measure; the default is built")
