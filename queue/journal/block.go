@@ -59,6 +59,11 @@ func (b *block) append(frame []byte, size int64) {
 	}
 	base := len(b.frames)
 	b.frames = append(b.frames, frame...)
+	b.note(frame, base, size)
+}
+
+// note says that an intact frame is at base in the block.
+func (b *block) note(frame []byte, base int, size int64) {
 	b.covered += size
 	body := frame[headerSize : headerSize+frameBody(frame)]
 	var last *track
@@ -101,7 +106,7 @@ type damage struct {
 
 // parseBlock verifies what was read at a place. Damaged ranges are replaced by what
 // could be saved of them, so that readers meet intact frames only.
-// aead is the segment's cipher, or nil.
+// aead is the segment's cipher, or nil. The block may keep data.
 func parseBlock(at place, data []byte, epoch uint64, aead cipher.AEAD) (*block, []damage) {
 	b := &block{at: at, runs: map[uint32]*track{}}
 	var bad []damage
@@ -118,6 +123,11 @@ func parseBlock(at place, data []byte, epoch uint64, aead cipher.AEAD) (*block, 
 					bad = append(bad, damage{at: at + place(pos)}) // what was here is gone
 				}
 				followed = len(bad)
+				if len(stored) == len(data) { // the only one, as after a large batch: no copy
+					b.frames = frame
+					b.note(frame, 0, h.size())
+					return b, bad
+				}
 				b.append(frame, h.size())
 				pos, last = pos+len(stored), h
 				continue
