@@ -161,7 +161,7 @@ func TestDialSourceReceiveMaximum(t *testing.T) {
 	defer c.close()
 	c.skip() // CONNECT
 	c.send([]byte{kindConnack << 4, 3, 0, 0, 0})
-	c.skip() // SUBSCRIBE
+	c.skip()                                             // SUBSCRIBE
 	c.send([]byte{kindSuback << 4, 4, 0xff, 0xff, 0, 1}) // subscribeID
 	const n = 50
 	for i := range n {

@@ -62,6 +62,17 @@ func (b *block) append(frame []byte, size int64) {
 	b.note(frame, base, size)
 }
 
+// take is append for a frame whose memory may be kept. The only frame of a block, as
+// after a large batch, needs no copy.
+func (b *block) take(frame []byte, size int64, only bool) {
+	if !only {
+		b.append(frame, size)
+		return
+	}
+	b.frames = frame
+	b.note(frame, 0, size)
+}
+
 // note says that an intact frame is at base in the block.
 func (b *block) note(frame []byte, base int, size int64) {
 	b.covered += size
@@ -123,12 +134,7 @@ func parseBlock(at place, data []byte, epoch uint64, aead cipher.AEAD) (*block, 
 					bad = append(bad, damage{at: at + place(pos)}) // what was here is gone
 				}
 				followed = len(bad)
-				if len(stored) == len(data) { // the only one, as after a large batch: no copy
-					b.frames = frame
-					b.note(frame, 0, h.size())
-					return b, bad
-				}
-				b.append(frame, h.size())
+				b.take(frame, h.size(), len(stored) == len(data))
 				pos, last = pos+len(stored), h
 				continue
 			}

@@ -237,7 +237,7 @@ func (b *bench) start(ctx context.Context, g *run.Group, p path, v bridge, procs
 		return nil, err
 	}
 	file := filepath.Join(dir, v.config)
-	if err := os.WriteFile(file, append(text, v.more...), 0o600); err != nil {
+	if err := os.WriteFile(file, append(text, v.more...), 0o600); err != nil { //nolint:gosec // the folder is our own
 		return nil, err
 	}
 	return start(ctx, g, b.linkspan, []string{"run", file, "--data", filepath.Join(dir, "data"), "--admin", "${ADMIN}"}, env)

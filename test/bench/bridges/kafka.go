@@ -77,7 +77,7 @@ func (k *kafka) prepare(ctx context.Context, w *work) error {
 	}
 	var failed kgo.FirstErrPromise
 	for seq := range w.n {
-		client.Produce(ctx, &kgo.Record{Topic: sourceTopic, Partition: int32(seq % partitions), Value: w.payload(seq)}, failed.Promise()) //nolint:gosec // there are four
+		client.Produce(ctx, &kgo.Record{Topic: sourceTopic, Partition: int32(seq % partitions), Value: w.payload(seq)}, failed.Promise())
 	}
 	if err := errors.Join(client.Flush(ctx), failed.Err()); err != nil {
 		return err
