@@ -23,8 +23,10 @@ const (
 	dialWithin = 10 * time.Second
 	// checkWithin bounds the first questions to a cluster.
 	checkWithin = 15 * time.Second
-	// leaveWithin bounds the last commit and the good-bye to the group.
+	// leaveWithin bounds the last commit.
 	leaveWithin = 10 * time.Second
+	// byeWithin bounds the good-bye to the group.
+	byeWithin = 3 * time.Second
 )
 
 // cluster is what both ends know of the brokers.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/linkspan/linkspan/connectors"
 	"github.com/linkspan/linkspan/internal/run"
@@ -29,8 +30,10 @@ type source struct {
 	env     connectors.Env
 	cluster cluster
 	client  *kgo.Client
-	share   share
-	book    *transactions
+	// abort ends what the client does, whatever it waits for.
+	abort context.CancelFunc
+	share share
+	book  *transactions
 	// keeper keeps the offsets where there is no group. Nil: there is one.
 	keeper *keeper
 }
@@ -71,7 +74,7 @@ func (s *source) run(ctx context.Context, next message.Handler) error {
 	if err != nil {
 		return err
 	}
-	if s.client, err = kgo.NewClient(opts...); err != nil {
+	if s.client, err = kgo.NewClient(append(opts, s.lifetime(ctx))...); err != nil {
 		return fmt.Errorf("configure client: %w", err)
 	}
 	defer s.goodbye(ctx)
@@ -159,6 +162,12 @@ func (s *source) readOptions(ctx context.Context) []kgo.Opt {
 		opts = append(opts, kgo.Rack(c.Rack))
 	}
 	return opts
+}
+
+// lifetime is the option that lets abort end the client, and nothing else before.
+func (s *source) lifetime(ctx context.Context) kgo.Opt {
+	ctx, s.abort = context.WithCancel(context.WithoutCancel(ctx))
+	return kgo.WithContext(ctx)
 }
 
 // memberOptions are those of a member of a group.
@@ -266,11 +275,33 @@ func (s *source) leave(ctx context.Context) error {
 // goodbye leaves the group and closes the client. A group whose brokers do not answer
 // notices by itself.
 func (s *source) goodbye(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWithin)
+	ctx = context.WithoutCancel(ctx)
+	within, cancel := context.WithTimeout(ctx, byeWithin)
 	defer cancel()
 	s.client.AllowRebalance()
-	_ = s.client.LeaveGroupContext(ctx) // nobody is left to hear why not
+	defer s.abort()
+	if s.client.LeaveGroupContext(within) != nil {
+		s.withdraw(ctx)
+		s.abort() // Close waits for the member, which may wait for the group
+	}
 	s.client.Close()
+}
+
+// withdraw leaves a group while it is being joined. The client waits for the group
+// first, and the group for a member that has crashed: up to its session timeout, for
+// each start that did not leave once more.
+func (s *source) withdraw(ctx context.Context) {
+	id, _ := s.client.GroupMetadata()
+	if id == "" || s.cfg.InstanceID != "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, byeWithin)
+	defer cancel()
+	member := kmsg.NewLeaveGroupRequestMember()
+	member.MemberID = id
+	req := kmsg.NewPtrLeaveGroupRequest()
+	req.Group, req.MemberID, req.Members = s.cfg.Group, id, []kmsg.LeaveGroupRequestMember{member}
+	_, _ = req.RequestWith(ctx, s.client) // nobody is left to hear why not
 }
 
 // watch ends the source when no broker answers any more, so that it shows and the

@@ -68,6 +68,7 @@ func (s *source) transact(ctx context.Context, next message.Handler) error {
 		kgo.RecordPartitioner(partitioner{keyed: kgo.StickyKeyPartitioner(nil)}),
 		kgo.ProducerLinger(0),
 		kgo.UnknownTopicRetries(2),
+		s.lifetime(ctx),
 	)...)
 	if err != nil {
 		return fmt.Errorf("configure client: %w", err)
