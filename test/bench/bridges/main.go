@@ -2,7 +2,7 @@
 // real brokers, and prints one table with the targets and whether they were met.
 //
 //	go run ./bridges            about 6 minutes
-//	go run ./bridges -short     under 2 minutes
+//	go run ./bridges -short     about 2 minutes
 //
 // The brokers are those that test/brokers/brokers has started; flags name others. Both
 // programs run as processes of their own and do the same work: orders of 1.1 KB, a filter
