@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"bytes"
@@ -32,7 +32,7 @@ import (
 var update = flag.Bool("update", false, "write what the command printed into the scripts")
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"linkspan": main})
+	testscript.Main(m, map[string]func(){"linkspan": func() { os.Exit(Main()) }})
 }
 
 // TestScripts runs the real command in the situations of testdata/script.

@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"encoding/json"
@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	connectorsall "github.com/linkspan/linkspan/connectors/all"
 	"github.com/linkspan/linkspan/internal/config"
 	"github.com/linkspan/linkspan/internal/keys"
 	"github.com/linkspan/linkspan/pipelines"
@@ -15,9 +14,9 @@ import (
 	stepsall "github.com/linkspan/linkspan/transform/all"
 )
 
-func registry(k *keys.Source) pipelines.Registry {
+func (io stdio) registry(k *keys.Source) pipelines.Registry {
 	return pipelines.Registry{
-		Connectors: connectorsall.Specs(), Steps: stepsall.Specs(), Keys: k,
+		Connectors: io.specs, Steps: stepsall.Specs(), Keys: k,
 		Queue: (*journal.Engine)(nil).Caps(), // they are the same for every journal
 	}
 }
@@ -39,7 +38,7 @@ Warnings do not change the exit code: 0 when the pipelines would run, 2 when not
 				return usageError("--format is text or json, not %q", format)
 			}
 			var r config.Report
-			d := pipelines.Load(args, registry(keys.None()), config.SystemLookup(), &r)
+			d := pipelines.Load(args, io.registry(keys.None()), config.SystemLookup(), &r)
 			return report(io, d, &r, format)
 		},
 	}

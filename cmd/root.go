@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/linkspan/linkspan/connectors"
 	"github.com/linkspan/linkspan/internal/config"
 	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/pipelines"
@@ -26,12 +27,14 @@ const (
 	exitEnvironment = 4 // environment or storage
 )
 
-// stdio is where a command reads and writes, and when its process began.
+// stdio is where a command reads and writes, when its process began, and the connectors
+// that it is built with.
 type stdio struct {
 	in    io.Reader
 	out   io.Writer
 	err   io.Writer
 	start time.Time
+	specs []connectors.Spec
 }
 
 // exitError carries an exit code. An empty text has been printed already.

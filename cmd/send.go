@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"bufio"
@@ -58,7 +58,7 @@ Exit codes: 0 all were taken, 1 one was not, 2 usage.`,
 			if err := f.check(cmd.Flags().Changed("count")); err != nil {
 				return err
 			}
-			spec, err := connectorNamed(args[0])
+			spec, err := io.connectorNamed(args[0])
 			if err != nil {
 				return err
 			}

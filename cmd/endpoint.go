@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"context"
@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/linkspan/linkspan/connectors"
-	connectorsall "github.com/linkspan/linkspan/connectors/all"
 	"github.com/linkspan/linkspan/internal/config"
 )
 
@@ -23,14 +22,13 @@ const commandLine = "command line"
 const maxMessage = 16 << 20
 
 // connectorNamed finds a connector by the first argument.
-func connectorNamed(name string) (connectors.Spec, error) {
-	specs := connectorsall.Specs()
-	i := slices.IndexFunc(specs, func(s connectors.Spec) bool { return s.Name == name })
+func (io stdio) connectorNamed(name string) (connectors.Spec, error) {
+	i := slices.IndexFunc(io.specs, func(s connectors.Spec) bool { return s.Name == name })
 	if i >= 0 {
-		return specs[i], nil
+		return io.specs[i], nil
 	}
 	var names []string
-	for _, s := range specs {
+	for _, s := range io.specs {
 		names = append(names, s.Name)
 	}
 	return connectors.Spec{}, usageError("there is no connector %q; %s", name, config.Suggest(name, names))

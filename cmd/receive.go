@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"bufio"
@@ -49,7 +49,7 @@ address is in use.`,
 			if f.count < 0 || f.timeout < 0 {
 				return usageError("--count and --timeout are not negative")
 			}
-			spec, err := connectorNamed(args[0])
+			spec, err := io.connectorNamed(args[0])
 			if err != nil {
 				return err
 			}

@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"context"
@@ -100,7 +100,7 @@ func runPipelines(ctx context.Context, paths []string, f runFlags, io stdio) (er
 	}
 	logger := newLogger(io.err, level)
 	var r config.Report
-	first := pipelines.Load(paths, registry(keys.None()), config.SystemLookup(), &r)
+	first := pipelines.Load(paths, io.registry(keys.None()), config.SystemLookup(), &r)
 	if r.Failed() {
 		printProblems(io.err, r.Problems())
 		return &exitError{code: exitUsage}
@@ -185,7 +185,7 @@ func (h readyHandler) Handle(ctx context.Context, r slog.Record) error {
 // find problems before anything is touched.
 func loadAgain(ctx context.Context, paths []string, key *keys.Source, logger *slog.Logger, io stdio) (*pipelines.Deployment, error) {
 	var r config.Report
-	d := pipelines.Load(paths, registry(key), config.SystemLookup(), &r)
+	d := pipelines.Load(paths, io.registry(key), config.SystemLookup(), &r)
 	if r.Failed() { // a file changed in between
 		printProblems(io.err, r.Problems())
 		return nil, &exitError{code: exitUsage}
