@@ -251,3 +251,31 @@ func TestOptionsThatAreExpressions(t *testing.T) {
 		}
 	}
 }
+
+// The keys of an embedded struct are keys of the struct that embeds it.
+func TestDecodeEmbedded(t *testing.T) {
+	type Common struct {
+		Topic string `yaml:"topic,required"`
+	}
+	type Own struct {
+		Common
+
+		Group string `yaml:"group"`
+	}
+	for _, c := range []struct{ yaml, want string }{
+		{"{topic: t, group: g}", ""},
+		{"{group: g}", `the key "topic" is missing`},
+		{"{topic: t, grup: g}", "did you mean"},
+	} {
+		var r config.Report
+		var got Own
+		config.Decode(config.Parse("x.yaml", []byte(c.yaml), config.Lookup{}, &r).Root(), &got, &r)
+		text := ""
+		for _, p := range r.Problems() {
+			text += p.Text()
+		}
+		if c.want == "" && (text != "" || got.Topic != "t" || got.Group != "g") || !strings.Contains(text, c.want) {
+			t.Errorf("%s: %+v %s", c.yaml, got, text)
+		}
+	}
+}

@@ -16,7 +16,8 @@ import (
 //
 // Field types: string, bool, integers, floats, time.Duration, slices, maps with
 // string keys, structs, pointers to these, Node (kept as it is), and Decoders. A
-// single value is accepted for a slice of strings.
+// single value is accepted for a slice of strings. The keys of an embedded struct are keys
+// of the struct that embeds it.
 func Decode(n Node, into any, r *Report) {
 	decodeStruct(n, reflect.ValueOf(into).Elem(), r)
 }
@@ -38,8 +39,8 @@ func decodeStruct(n Node, v reflect.Value, r *Report) {
 		present[f.Name] = true
 		decodeValue(f.Value, v.FieldByIndex(index), r)
 	}
-	for i := range v.NumField() {
-		name, required := tagOf(v.Type().Field(i))
+	for _, field := range reflect.VisibleFields(v.Type()) {
+		name, required := tagOf(field)
 		if required && !present[name] {
 			r.Errorf(n, "LS1111", "add `"+name+":`", "the key %q is missing", name)
 		}
@@ -54,7 +55,7 @@ func tagOf(f reflect.StructField) (name string, required bool) {
 
 func keysOf(t reflect.Type) []string {
 	var keys []string
-	for field := range t.Fields() {
+	for _, field := range reflect.VisibleFields(t) {
 		if name, _ := tagOf(field); name != "" {
 			keys = append(keys, name)
 		}
@@ -63,7 +64,7 @@ func keysOf(t reflect.Type) []string {
 }
 
 func fieldByKey(t reflect.Type, key string) ([]int, bool) {
-	for field := range t.Fields() {
+	for _, field := range reflect.VisibleFields(t) {
 		if name, _ := tagOf(field); name == key && name != "" {
 			return field.Index, true
 		}
