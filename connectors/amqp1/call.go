@@ -21,6 +21,9 @@ const (
 	codeAddress     = "LS4323"
 )
 
+// maxAddress bounds an address, in bytes. Peers have names of up to 260.
+const maxAddress = 1024
+
 // call is one batch on its way.
 type call struct {
 	sink  *sink

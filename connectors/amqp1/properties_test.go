@@ -204,6 +204,14 @@ func TestRefusedProperties(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	for _, address := range []string{"", "a\x00", "a\nb", "a\rb", "a\u0085", "\xff", strings.Repeat("x", maxAddress+1)} {
+		s := &sink{cfg: sinkDefaults()}
+		s.cfg.Address.Literal = address
+		_, err := s.encode(&encoder{}, &message.Message{}, time.Now())
+		if r := reasonOf(err); r.Code != codeUncarryable || !r.Permanent {
+			t.Errorf("address %.10q: %v", address, err)
+		}
+	}
 	if _, why := (&encoder{asText: true}).write(&message.Message{Payload: []byte{0xff}}, time.Now()); why == "" {
 		t.Error("bytes were taken for a text")
 	}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/linkspan/linkspan/connectors"
 	"github.com/linkspan/linkspan/message"
@@ -123,13 +126,21 @@ func (s *sink) encode(e *encoder, m *message.Message, now time.Time) (address st
 		}
 		why = e.refused()
 	}
-	if why == "" && (address == "" || !text(address)) {
-		why = "the address is empty, has NUL, or is not UTF-8"
+	if why == "" && !validAddress(address) {
+		why = "the address is empty, has a control character or more than 1024 bytes, or is not UTF-8"
 	}
 	if why != "" {
 		return "", &message.Reason{Code: codeUncarryable, Text: why, Permanent: true}
 	}
 	return address, nil
+}
+
+// validAddress reports whether a link can have an address. Attach, which carries it, must
+// fit into one frame of the peer: a longer one would end the connection, again and again.
+// RabbitMQ leaves line breaks out of the names of queues, so that the message would be in
+// another queue than the one that was written.
+func validAddress(address string) bool {
+	return address != "" && len(address) <= maxAddress && utf8.ValidString(address) && !strings.ContainsFunc(address, unicode.IsControl)
 }
 
 // suspected reports whether a message to address must go alone.

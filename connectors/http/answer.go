@@ -66,10 +66,17 @@ func accepted(w http.ResponseWriter, id string) {
 }
 
 func writeBody(w http.ResponseWriter, status int, body []byte) {
+	limitWrite(w)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	// The client has left when this fails; it will come again without an answer.
 	_, _ = w.Write(body)
+}
+
+// limitWrite gives an answer that is ready a time by which the client has read it: one
+// that does not read must not hold the connection.
+func limitWrite(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout)) // see ServeHTTP for the error
 }
 
 // quote returns s as a JSON string. Codes and texts are plain ASCII, ids were

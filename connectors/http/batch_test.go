@@ -105,6 +105,7 @@ func TestComputedURLs(t *testing.T) {
 		"https://api.example/a/%2e%2e/b":   false,
 		"https://api.example/a\r\nb":       false,
 		`https://api.example\@evil/`:       false,
+		"https://api.example/orders/a#b":   false,
 		"ftp://api.example/":               false,
 		"/relative":                        false,
 		"https://":                         false,

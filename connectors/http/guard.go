@@ -46,6 +46,8 @@ func (e *endpointURL) resolve(options []string) (*url.URL, error) {
 		return nil, cannotCarry("the computed url is not an http or https address")
 	case u.User != nil || strings.Contains(text, `\`):
 		return nil, cannotCarry("the computed url has a user or a backslash in it")
+	case strings.Contains(text, "#"):
+		return nil, cannotCarry("the computed url has a # in it, and what follows would not be sent; write %23")
 	}
 	for segment := range strings.SplitSeq(u.Path, "/") {
 		if segment == "." || segment == ".." {

@@ -66,6 +66,7 @@ func respond(w http.ResponseWriter, m *message.Message) {
 	h.Set("Content-Type", contentType)
 	h.Set("X-Content-Type-Options", "nosniff")
 	if status == http.StatusNoContent || status == http.StatusNotModified {
+		limitWrite(w)
 		w.WriteHeader(status)
 		return
 	}

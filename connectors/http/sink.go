@@ -193,6 +193,8 @@ func (s *sink) send(ctx context.Context, m *message.Message) error {
 	switch {
 	case errors.Is(err, errPrivate):
 		return &message.Reason{Code: "LS4105", Text: errPrivate.Error(), Permanent: true}
+	case s.cfg.URL.computed() && noSuchHost(err):
+		return &message.Reason{Code: "LS4106", Text: "the host of the computed url does not exist"}
 	case err != nil:
 		return message.Unavailable(fmt.Errorf("call %s: %w", req.URL.Host, safeError(err)))
 	}
@@ -202,6 +204,14 @@ func (s *sink) send(ctx context.Context, m *message.Message) error {
 		s.tokens.forget(token) // it may have been revoked; the next attempt gets another
 	}
 	return verdict(resp)
+}
+
+// noSuchHost reports whether the name servers say that there is no such host, which is
+// more than that they do not answer. With a computed url that is the message's fault: a
+// sender that makes up hosts must not make the output unavailable for the others.
+func noSuchHost(err error) bool {
+	dns, ok := errors.AsType[*net.DNSError](err)
+	return ok && dns.IsNotFound && !dns.IsTemporary && !dns.IsTimeout
 }
 
 // safeError keeps the errors of the network and of TLS. Others may quote the address,
