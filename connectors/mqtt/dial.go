@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/linkspan/linkspan/internal/config"
@@ -73,13 +75,26 @@ func (d *dialer) open(ctx context.Context, cleanStart bool, props []byte) (_ *br
 		}
 		return errConnected
 	}, func() {})
-	if !errors.Is(err, errConnected) {
+	switch {
+	case errors.Is(err, errConnected):
+	case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET):
+		return nil, hungUp(d.version, err)
+	default:
 		return nil, err
 	}
 	if b.props.has(propServerKeepAlive) && b.props.serverAlive > 0 {
 		b.keepAlive = time.Duration(b.props.serverAlive) * time.Second
 	}
 	return b, nil
+}
+
+// hungUp explains a connection that ends without CONNACK: brokers that do not speak a
+// version, or that speak TLS here, say nothing.
+func hungUp(version byte, cause error) error {
+	if version == version5 {
+		return fmt.Errorf("LS4205: the broker ended the connection without an answer; when it speaks MQTT 3.1.1 only, set `version: 3.1.1`; else check whether this port is for MQTT, and for TLS (mqtts): %w", cause)
+	}
+	return fmt.Errorf("LS4205: the broker ended the connection without an answer; check whether this port is for MQTT, and for TLS (mqtts): %w", cause)
 }
 
 func ignoreClosed(err error) error {
