@@ -15,10 +15,13 @@ BRIDGES ?=
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE := $(shell command -v "$$($(GO) env CC)" >/dev/null 2>&1 && echo -race)
 
-.PHONY: build demo test test-brokers lint fmt bench bench-bridges test-long fuzz
+.PHONY: build build-full demo test test-cloud test-brokers lint fmt bench bench-bridges test-long fuzz
 
 build: ## build bin/linkspan
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/linkspan ./cmd/linkspan
+
+build-full: ## build bin/linkspan-full, with the connectors for clouds
+	cd connectors/cloud && CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o ../../bin/linkspan-full ./linkspan-full
 
 demo: build ## run the quickstart from end to end and show what happens
 	./examples/quickstart/demo.sh
@@ -26,6 +29,9 @@ demo: build ## run the quickstart from end to end and show what happens
 test: ## run all tests, the race detector on
 	@[ -n "$(RACE)" ] || echo "no C compiler: the race detector is off" >&2
 	$(GO) test $(RACE) ./...
+
+test-cloud: ## run all tests of connectors/cloud, a module of its own
+	cd connectors/cloud && $(GO) vet ./... && $(GO) test $(RACE) ./...
 
 test-brokers: ## run the tests that need real brokers (Debian 12; installs them)
 	./test/brokers/test.sh

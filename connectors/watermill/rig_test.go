@@ -3,7 +3,6 @@ package watermill
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"sync"
 	"testing"
@@ -21,7 +20,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func testEnv(t testing.TB) connectors.Env {
-	return connectors.Env{Pipeline: "p", Name: "n", Dir: t.TempDir(), Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), MaxMessage: 16 << 20}
+	return connectors.Env{Pipeline: "p", Name: "n", Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler), MaxMessage: 16 << 20}
 }
 
 func node(t testing.TB, yaml string) config.Node {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"unicode"
 
 	wm "github.com/ThreeDotsLabs/watermill/message"
 
@@ -115,8 +117,8 @@ func (h *handling) convert(ctx context.Context) {
 	for i := range h.batch.Messages {
 		m := &h.batch.Messages[i]
 		h.messages[i] = slab.add(ctx, m)
-		if h.topic(i) == "" {
-			h.failed[i] = &message.Reason{Code: codeTopic, Text: "the computed topic is empty", Permanent: true}
+		if topic := h.topic(i); topic == "" || strings.ContainsFunc(topic, unicode.IsControl) {
+			h.failed[i] = &message.Reason{Code: codeTopic, Text: "the computed topic is empty or has control characters", Permanent: true}
 			continue
 		}
 		if h.sink.write == nil {

@@ -103,13 +103,13 @@ func describe(err error) string {
 	return strings.Join(out, ", ")
 }
 
-// A computed topic that is empty goes nowhere.
+// A computed topic that is empty, or hostile, goes nowhere.
 func TestSinkRefusesNoTopic(t *testing.T) {
 	p := &pubsub{}
 	_, spec := owned(p)
 	k := buildSink(t, spec, `topic: {expr: payload.x, allow: [a]}`)
-	err := k.Handle(t.Context(), &message.Batch{Messages: []message.Message{msg("k", "", "1"), msg("k", "a", "2"), msg("l", "a", "3")}})
-	if d := cmp.Diff("0 LS4394, 1 behind", describe(err)); d != "" {
+	err := k.Handle(t.Context(), &message.Batch{Messages: []message.Message{msg("k", "", "1"), msg("k", "a", "2"), msg("l", "a", "3"), msg("", "a\r\nx", "4")}})
+	if d := cmp.Diff("0 LS4394, 1 behind, 3 LS4394", describe(err)); d != "" {
 		t.Error(d)
 	}
 	if d := cmp.Diff([]string{"a: 3"}, p.published); d != "" {

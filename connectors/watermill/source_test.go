@@ -222,10 +222,7 @@ func TestConfiguration(t *testing.T) {
 		} else {
 			sink.Decode(node(t, c.yaml), &r)
 		}
-		text := ""
-		for _, p := range r.Problems() {
-			text += p.Text()
-		}
+		text := texts(&r)
 		if c.want == "" && text != "" || !strings.Contains(text, c.want) {
 			t.Errorf("%s: %q", c.yaml, text)
 		}
@@ -234,4 +231,12 @@ func TestConfiguration(t *testing.T) {
 	if traits.OrderKey != "" || !traits.Brokered || !traits.Redelivers {
 		t.Errorf("%+v", traits)
 	}
+}
+
+func texts(r *config.Report) string {
+	var b strings.Builder
+	for _, p := range r.Problems() {
+		b.WriteString(p.Text())
+	}
+	return b.String()
 }

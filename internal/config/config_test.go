@@ -270,10 +270,11 @@ func TestDecodeEmbedded(t *testing.T) {
 		var r config.Report
 		var got Own
 		config.Decode(config.Parse("x.yaml", []byte(c.yaml), config.Lookup{}, &r).Root(), &got, &r)
-		text := ""
+		var problems strings.Builder
 		for _, p := range r.Problems() {
-			text += p.Text()
+			problems.WriteString(p.Text())
 		}
+		text := problems.String()
 		if c.want == "" && (text != "" || got.Topic != "t" || got.Group != "g") || !strings.Contains(text, c.want) {
 			t.Errorf("%s: %+v %s", c.yaml, got, text)
 		}

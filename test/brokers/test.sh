@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 B=test/brokers/brokers
 names=()
-for name in rabbitmq mosquitto activemq artemis kafka proton; do
+for name in rabbitmq mosquitto activemq artemis kafka proton redis; do
   case ",${LINKSPAN_BROKERS_SKIP:-}," in
     *",$name,"*) echo "NOT TESTED: $name is left out by LINKSPAN_BROKERS_SKIP" >&2 ;;
     *) names+=("$name") ;;
@@ -16,10 +16,13 @@ trap '"$B" down all --wipe' EXIT
 LINKSPAN_BROKERS_LEDGER=$(mktemp)
 export LINKSPAN_BROKERS_LEDGER
 packages=("$@")
-[ ${#packages[@]} -gt 0 ] || mapfile -t packages < <(grep -rl --include='*_test.go' '^//go:build brokers' . | xargs -n1 dirname | sort -u)
+[ ${#packages[@]} -gt 0 ] || mapfile -t packages < <(grep -rl --include='*_test.go' '^//go:build brokers' --exclude-dir=cloud . | xargs -n1 dirname | sort -u)
 # One package at a time: tests restart the brokers that they share.
 go test -tags brokers -run '^TestBroker' -count 1 -p 1 -timeout 14m "${packages[@]}"
 rc=$?
+if [ $# -eq 0 ]; then # a module of its own
+  (cd connectors/cloud && go test -tags brokers -run '^TestBroker' -count 1 -p 1 -timeout 5m ./...) || rc=1
+fi
 echo
 printf '%-12s %-12s %8s %8s %8s\n' package broker passed failed skipped
 awk '{ n[$1 " " $2 " " $3]++; row[$1 " " $2] = 1 }
