@@ -39,7 +39,7 @@ func (s *source) Run(ctx context.Context, next message.Handler) error {
 		if err != nil {
 			s.env.Logger.LogAttrs(ctx, slog.LevelDebug, "the end of the subscription failed", slog.String("error", err.Error()))
 		}
-		return nil //nolint:nilerr // a stop is no failure
+		return nil
 	}
 	return err
 }
@@ -110,7 +110,7 @@ func (r *receiver) run(stop, work context.Context) error {
 		case m, ok := <-r.messages:
 			switch {
 			case !ok && stop.Err() != nil:
-				return nil //nolint:nilerr // a stop is no failure
+				return nil
 			case !ok:
 				return fmt.Errorf("LS4391: the subscription to %s ended by itself: the Pub/Sub closed it, or lost its connection", r.source.in.Topic)
 			}
