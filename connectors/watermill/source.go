@@ -110,7 +110,7 @@ func (r *receiver) run(stop, work context.Context) error {
 		case m, ok := <-r.messages:
 			switch {
 			case !ok && stop.Err() != nil:
-				return nil
+				return nil //nolint:nilerr // a stop is no failure
 			case !ok:
 				return fmt.Errorf("LS4391: the subscription to %s ended by itself: the Pub/Sub closed it, or lost its connection", r.source.in.Topic)
 			}
