@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/linkspan/linkspan/connectors"
+	"github.com/linkspan/linkspan/connectors/internal/accept"
 	"github.com/linkspan/linkspan/internal/config"
 	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
@@ -20,8 +21,6 @@ import (
 const (
 	// stopGrace is how long hand-overs under way may go on after a stop.
 	stopGrace = 5 * time.Second
-	// acceptPause is the wait after an accept failed, usually for lack of descriptors.
-	acceptPause = 100 * time.Millisecond
 	// maxPacketLimit is the largest packet of the protocol.
 	maxPacketLimit = 256 << 20
 	// maxWill is the largest will of a client of our own.
@@ -108,48 +107,11 @@ func (s *listenSource) Run(ctx context.Context, next message.Handler) error {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	group := run.NewGroup(work)
-	err := s.accept(ctx, group, next)
+	err := accept.Loop(ctx, s.station.ln, s.env.Logger, func(conn net.Conn) { s.admit(ctx, group, next, conn) })
 	s.stop()
 	grace := time.AfterFunc(stopGrace, cancel)
 	defer grace.Stop()
 	return errors.Join(err, group.Wait())
-}
-
-// accept serves clients until ctx ends. The address stays open: it belongs to the
-// deployment.
-func (s *listenSource) accept(ctx context.Context, group *run.Group, next message.Handler) error {
-	timed, ok := s.station.ln.(interface{ SetDeadline(t time.Time) error })
-	if !ok {
-		return fmt.Errorf("listen on %s: the listener has no deadlines", s.cfg.Listen)
-	}
-	if err := timed.SetDeadline(time.Time{}); err != nil {
-		return fmt.Errorf("listen on %s: %w", s.cfg.Listen, err)
-	}
-	// It fails when the listener is closed, which ends Accept as well.
-	stop := context.AfterFunc(ctx, func() { _ = timed.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	for {
-		conn, err := s.station.ln.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				_ = conn.Close()
-			}
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("accept on %s: %w", s.cfg.Listen, err)
-		case err != nil:
-			s.env.Logger.LogAttrs(ctx, slog.LevelWarn, "accept failed, trying again", slog.String("error", err.Error()))
-			pause := time.NewTimer(acceptPause)
-			select {
-			case <-pause.C:
-			case <-ctx.Done():
-				pause.Stop()
-			}
-		default:
-			s.admit(ctx, group, next, conn)
-		}
-	}
 }
 
 // admit starts serving a connection, or closes it when there are too many.

@@ -13,12 +13,10 @@ import (
 	"time"
 
 	"github.com/linkspan/linkspan/connectors"
+	"github.com/linkspan/linkspan/connectors/internal/accept"
 	"github.com/linkspan/linkspan/internal/run"
 	"github.com/linkspan/linkspan/message"
 )
-
-// acceptPause is the wait after an accept failed, usually for lack of descriptors.
-const acceptPause = 100 * time.Millisecond
 
 // station is what belongs to an address and outlives the sources that use it: who is
 // its user.
@@ -112,43 +110,11 @@ func (s *listenSource) Run(ctx context.Context, next message.Handler) error {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	group := run.NewGroup(work)
-	err := s.accept(ctx, group, next)
+	err := accept.Loop(ctx, s.station.ln, s.env.Logger, func(conn net.Conn) { s.admit(ctx, group, next, conn) })
 	s.stop()
 	grace := time.AfterFunc(stopGrace, cancel)
 	defer grace.Stop()
 	return errors.Join(err, group.Wait())
-}
-
-// accept serves clients until ctx ends. The address stays open: it belongs to the
-// deployment.
-func (s *listenSource) accept(ctx context.Context, group *run.Group, next message.Handler) error {
-	timed, ok := s.station.ln.(interface{ SetDeadline(t time.Time) error })
-	if !ok {
-		return fmt.Errorf("listen on %s: the listener has no deadlines", s.cfg.Listen)
-	}
-	if err := timed.SetDeadline(time.Time{}); err != nil {
-		return fmt.Errorf("listen on %s: %w", s.cfg.Listen, err)
-	}
-	// It fails when the listener is closed, which ends Accept as well.
-	stop := context.AfterFunc(ctx, func() { _ = timed.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	for {
-		conn, err := s.station.ln.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				_ = conn.Close()
-			}
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("accept on %s: %w", s.cfg.Listen, err)
-		case err != nil:
-			s.env.Logger.LogAttrs(ctx, slog.LevelWarn, "accept failed, trying again", slog.String("error", err.Error()))
-			run.Pause(ctx, acceptPause)
-		default:
-			s.admit(ctx, group, next, conn)
-		}
-	}
 }
 
 // admit starts serving a connection, or closes it when there are too many.
