@@ -94,7 +94,8 @@ type SourceConfig struct {
 	InstanceID string `yaml:"instance_id"`
 	// Rack is where this client stands, so that it can read from a replica nearby.
 	Rack string `yaml:"rack"`
-	// SessionTimeout is how long the group waits for a silent member. Default: 45s.
+	// SessionTimeout is how long the group waits for a silent member. Default: 10s, so that what a
+	// member that was killed has read is read again soon.
 	SessionTimeout time.Duration `yaml:"session_timeout"`
 	// RebalanceTimeout is how long a member may take to give partitions back. Default:
 	// 60s.
@@ -143,7 +144,7 @@ type SchemaRegistry struct {
 func sourceDefaults() SourceConfig {
 	return SourceConfig{
 		Start: startEarliest, Isolation: readCommitted, Balancer: balancerCooperative,
-		SessionTimeout: 45 * time.Second, RebalanceTimeout: 60 * time.Second, CommitInterval: 200 * time.Millisecond,
+		SessionTimeout: 10 * time.Second, RebalanceTimeout: 60 * time.Second, CommitInterval: 200 * time.Millisecond,
 		TransactionTimeout: time.Minute,
 		Fetch:              Fetch{MinBytes: 1, MaxBytes: 16 << 20, MaxPartitionBytes: 1 << 20, MaxWait: 500 * time.Millisecond},
 	}
