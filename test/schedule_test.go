@@ -77,8 +77,8 @@ delivery: {priority: true, dedup: 1h, max_in_flight: 1, lanes: 1}
 	}
 	order := []string{(<-arrivals).body}
 	start := time.Now()
-	post("http delayed", "Linkspan-Delay", "2")
-	publish("mqtt delayed", 0, "linkspan-delay", "2500ms", "linkspan-priority", "9")
+	post("http delayed", "Linkspan-Delay", "6")
+	publish("mqtt delayed", 0, "linkspan-delay", "6500ms", "linkspan-priority", "9")
 	post("http low", "Linkspan-Priority", "1")
 	post("http short-lived", "Linkspan-TTL", "1s")
 	publish("mqtt short-lived", 1)
@@ -91,13 +91,13 @@ delivery: {priority: true, dedup: 1h, max_in_flight: 1, lanes: 1}
 		t.Errorf("a wrong priority was answered with %d", code)
 	}
 
-	<-time.After(time.Until(start.Add(1500 * time.Millisecond))) // until the short-lived have expired
+	<-time.After(1500 * time.Millisecond) // until the short-lived have expired
 	close(proceed)
 	for len(order) < 7 {
 		select {
 		case a := <-arrivals:
 			order = append(order, a.body)
-			wait := map[string]time.Duration{"http delayed": 2 * time.Second, "mqtt delayed": 2500 * time.Millisecond}[a.body]
+			wait := map[string]time.Duration{"http delayed": 6 * time.Second, "mqtt delayed": 6500 * time.Millisecond}[a.body]
 			if took := a.at.Sub(start); took < wait {
 				t.Errorf("%s came after %v", a.body, took)
 			}
