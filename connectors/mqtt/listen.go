@@ -77,12 +77,10 @@ func (s *listenSource) Bind(ctx context.Context) error {
 	if !ok {
 		return fmt.Errorf("listen on %s: the address is used by something else", s.cfg.Listen)
 	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.claim != "" && st.claim != s.owner() {
-		return fmt.Errorf("listen on %s: %s receives there already; give one of them another port", s.cfg.Listen, st.claim)
+	if err := st.place.Claim(s.owner(), s.cfg.Listen); err != nil {
+		return err
 	}
-	st.claim, s.station = s.owner(), st
+	s.station = st
 	return nil
 }
 
@@ -93,17 +91,11 @@ func (s *listenSource) Run(ctx context.Context, next message.Handler) error {
 			return err
 		}
 	}
-	// The one before, after a reload, may still be answering its clients.
-	select {
-	case <-s.station.turn:
-		defer func() { s.station.turn <- struct{}{} }()
-	case <-ctx.Done():
+	leave, ok := s.station.place.Take(ctx)
+	if !ok {
 		return nil
 	}
-	s.station.mu.Lock()
-	s.station.claim = ""
-	s.station.mu.Unlock()
-
+	defer leave()
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	group := run.NewGroup(work)

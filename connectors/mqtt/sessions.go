@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/linkspan/linkspan/connectors/internal/accept"
 )
 
 const (
@@ -17,13 +19,10 @@ const (
 // station is what belongs to an address and outlives the sources that use it: who
 // is its user, and the sessions of its clients.
 type station struct {
-	ln net.Listener
-	// turn holds one token; the source that has it accepts.
-	turn chan struct{}
+	ln    net.Listener
+	place *accept.Place
 
-	mu sync.Mutex
-	// claim is the source that bound the address and does not run yet.
-	claim    string
+	mu       sync.Mutex
 	sessions map[string]*session
 }
 
@@ -38,9 +37,7 @@ type session struct {
 }
 
 func newStation(ln net.Listener) *station {
-	s := &station{ln: ln, turn: make(chan struct{}, 1), sessions: map[string]*session{}}
-	s.turn <- struct{}{}
-	return s
+	return &station{ln: ln, place: accept.NewPlace(), sessions: map[string]*session{}}
 }
 
 // attach gives a client its session. A connection that the client has already is

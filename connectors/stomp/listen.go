@@ -21,19 +21,12 @@ import (
 // station is what belongs to an address and outlives the sources that use it: who is
 // its user.
 type station struct {
-	ln net.Listener
-	// turn holds one token; the source that has it accepts.
-	turn chan struct{}
-
-	mu sync.Mutex
-	// claim is the source that bound the address and does not run yet.
-	claim string
+	ln    net.Listener
+	place *accept.Place
 }
 
 func newStation(ln net.Listener) *station {
-	s := &station{ln: ln, turn: make(chan struct{}, 1)}
-	s.turn <- struct{}{}
-	return s
+	return &station{ln: ln, place: accept.NewPlace()}
 }
 
 // listenSource accepts clients.
@@ -80,12 +73,10 @@ func (s *listenSource) Bind(ctx context.Context) error {
 	if !ok {
 		return fmt.Errorf("listen on %s: the address is used by something else", s.cfg.Listen)
 	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.claim != "" && st.claim != s.owner() {
-		return fmt.Errorf("listen on %s: %s receives there already; give one of them another port", s.cfg.Listen, st.claim)
+	if err := st.place.Claim(s.owner(), s.cfg.Listen); err != nil {
+		return err
 	}
-	st.claim, s.station = s.owner(), st
+	s.station = st
 	return nil
 }
 
@@ -96,17 +87,11 @@ func (s *listenSource) Run(ctx context.Context, next message.Handler) error {
 			return err
 		}
 	}
-	// The one before, after a reload, may still be answering its clients.
-	select {
-	case <-s.station.turn:
-		defer func() { s.station.turn <- struct{}{} }()
-	case <-ctx.Done():
+	leave, ok := s.station.place.Take(ctx)
+	if !ok {
 		return nil
 	}
-	s.station.mu.Lock()
-	s.station.claim = ""
-	s.station.mu.Unlock()
-
+	defer leave()
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	group := run.NewGroup(work)

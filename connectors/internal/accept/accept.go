@@ -1,4 +1,5 @@
-// Package accept is the loop of a listener whose address outlives it.
+// Package accept is what listeners share whose address outlives them: the loop, and whose
+// turn it is.
 package accept
 
 import (
